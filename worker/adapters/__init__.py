@@ -1,0 +1,1 @@
+"""One outside system per package. Moves bytes, names failures, decides nothing."""

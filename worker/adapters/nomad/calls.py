@@ -1,0 +1,134 @@
+"""Sends one request and turns whatever happens into an answer or a named error.
+
+Knows nothing of endpoints. One try each: repeating is for the flow to decide.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from enum import StrEnum
+from typing import TypeVar
+
+import httpx
+import msgspec
+
+from worker.adapters.nomad.connection import TRANSPORT_FAILURES, NomadConnection, Query
+from worker.core.model import Place
+from worker.core.refusal import bounded, refusal
+from worker.errors import NomadDenied, NomadRefused, NomadUnavailable, WorkerError
+
+Answer = TypeVar("Answer")
+
+
+class Operation(StrEnum):
+    """What is asked of Nomad: a closed set, used as a metric label."""
+
+    DISPATCH = "dispatch"
+    JOB = "job"
+    FIND_BY_TOKEN = "find_by_token"  # noqa: S105 - the name of an operation
+    LIVE_CHILDREN = "live_children"
+    EVALUATIONS = "evaluations"
+    ALLOCATIONS = "allocations"
+    STOP = "stop"
+    PURGE = "purge"
+    PARENTS = "parents"
+    LEADER = "leader"
+    TOKEN_SELF = "token_self"  # noqa: S105 - the name of an operation
+    LOGS = "logs"
+    AGENT_HEALTH = "agent_health"
+    EVENTS = "events"
+
+
+OnRequest = Callable[[str, str, float], None]
+"""Called after each request: an `Operation`, the HTTP status or `error`, and the seconds it took. For an
+event stream: the seconds to its headers."""
+
+
+def unobserved(operation: str, code: str, seconds: float) -> None:
+    """The `OnRequest` of those who do not measure."""
+
+
+class Calls:
+    """One request at a time per call, each with a limit on its whole duration."""
+
+    def __init__(self, connection: NomadConnection, on_request: OnRequest = unobserved) -> None:
+        self._connection = connection
+        self._on_request = on_request
+
+    async def call(
+        self,
+        operation: Operation,
+        method: str,
+        path: str,
+        query: Query = (),
+        *,
+        place: Place | None = None,
+        content: bytes | None = None,
+        timeout_seconds: float,
+    ) -> httpx.Response:
+        """Send one request and read its whole answer, whatever its status.
+
+        Args:
+            operation: for metrics and messages.
+            method: the HTTP method.
+            path: escaped.
+            query: names and unescaped values.
+            place: None: a question about the agent itself.
+            content: the body, JSON.
+            timeout_seconds: for everything, from the wait for a connection to the last byte.
+
+        Raises:
+            NomadUnavailable: (or NomadTimeout) no whole answer.
+            NomadRefused: the request does not fit into a URL.
+        """
+        try:
+            request = self._connection.build(
+                self._connection.requests, method, path, query, place=place, content=content
+            )
+        except httpx.InvalidURL as error:
+            message = f"{operation}: {bounded(str(error))}"
+            raise NomadRefused(message) from None
+        code, started = "error", time.perf_counter()
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                response = await self._connection.requests.send(request)
+            code = str(response.status_code)
+        except TRANSPORT_FAILURES as error:
+            raise self._connection.unreachable(error, operation) from error
+        finally:
+            self._on_request(operation, code, time.perf_counter() - started)
+        return response
+
+    def refused(self, response: httpx.Response) -> WorkerError:
+        """The named error for an answer that is no success."""
+        error = refusal(
+            response.status_code,
+            self._connection.token.mask(response.text),
+            retry_after_seconds=_retry_after_seconds(response),
+        )
+        if isinstance(error, NomadDenied):
+            self._connection.token.refused()
+        return error
+
+    def read(
+        self, response: httpx.Response, decode: Callable[[bytes], Answer], operation: Operation
+    ) -> Answer:
+        """The decoded answer of a success.
+
+        Raises:
+            WorkerError: as `refused`, when the status is no success.
+            NomadUnavailable: a success that is not Nomad's, e.g. a proxy's page.
+        """
+        if not response.is_success:
+            raise self.refused(response)
+        try:
+            return decode(response.content)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            message = f"{operation}: an answer that is not Nomad's: {bounded(str(error))}"
+            raise NomadUnavailable(message) from None
+
+
+def _retry_after_seconds(response: httpx.Response) -> float | None:
+    """The wait asked for; a date instead of seconds is left aside, for it needs equal clocks."""
+    value = response.headers.get("Retry-After", "")
+    return float(value) if value.isascii() and value.isdigit() else None

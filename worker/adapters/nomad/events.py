@@ -1,0 +1,121 @@
+"""Follows one event stream: its first line, its heartbeats, the end of its connection.
+
+Knows nothing of what an event means, and never reconnects: the caller reconciles first.
+
+Nomad refuses a stream by answering 200 and staying silent, and a stream dies by falling silent. So silence is
+what is watched here.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
+from typing import cast
+
+import httpx
+
+from worker.adapters.nomad.calls import Calls, OnRequest, Operation
+from worker.adapters.nomad.connection import TRANSPORT_FAILURES, NomadConnection
+from worker.adapters.nomad.lines import LineCutter, Oversize
+from worker.core.frames import Frame, decode, oversize
+from worker.core.model import Place
+from worker.core.refusal import bounded
+from worker.errors import FeedLost, FeedRefused, WorkerError
+
+NEWEST_INDEX = 2**63 - 1
+"""Far in the future: the stream begins with its newest frame. To Nomad, 0 means everything in its buffer."""
+
+_TOPICS = (("topic", "Job"), ("topic", "Evaluation"), ("topic", "Allocation"))
+
+
+async def follow(
+    connection: NomadConnection,
+    calls: Calls,
+    place: Place,
+    index: int,
+    wanted: Callable[[str], bool],
+    *,
+    on_request: OnRequest,
+) -> AsyncGenerator[Frame, None]:
+    """The frames of one event stream, heartbeats included; the first one tells that it was accepted.
+
+    Args:
+        connection: opens a connection of its own for the stream.
+        calls: names refusals.
+        place: region and namespace of the stream.
+        index: the first index wanted, inclusive; 0: from now on, beginning with the newest frame there is.
+        wanted: asked with a dispatched job's ID; events of others are dropped undecoded.
+        on_request: told once, when the headers are there or have failed to come.
+
+    Raises:
+        FeedRefused: no first line in time.
+        FeedLost: it ended, broke, or was silent for too long. The time the reader takes between two frames
+            does not count as silence; but a server closes on a reader that is stuck for 40 s.
+        NomadUnavailable, NomadDenied: no stream came about.
+
+    Source: Nomad HTTP API, GET /v1/event/stream.
+    """
+    options = connection.options
+    started = time.monotonic()
+    response = await _open(connection, place, index, options.first_line_seconds, on_request)
+    try:
+        if not response.is_success:
+            raise await _refusal(response, connection, calls)
+        lines = LineCutter(options.line_limit_bytes)
+        accepted, deadline = False, started + options.first_line_seconds
+        # httpx calls it an iterator; it is a generator, and is closed here and not some time later.
+        async with aclosing(cast("AsyncGenerator[bytes, None]", response.aiter_bytes())) as chunks:
+            while True:
+                for line in lines.feed(await _next(chunks, connection, deadline, accepted=accepted)):
+                    yield _frame(line, wanted)
+                    accepted, deadline = True, time.monotonic() + options.silence_seconds
+    finally:
+        await response.aclose()
+
+
+def _frame(line: bytes | Oversize, wanted: Callable[[str], bool]) -> Frame:
+    return oversize(line.head, line.tail) if isinstance(line, Oversize) else decode(line, wanted)
+
+
+async def _open(
+    connection: NomadConnection, place: Place, index: int, timeout_seconds: float, on_request: OnRequest
+) -> httpx.Response:
+    """The answer up to its headers."""
+    query = (*_TOPICS, ("index", str(index or NEWEST_INDEX)))
+    request = connection.build(connection.streams, "GET", "/v1/event/stream", query, place=place)
+    code, started = "error", time.perf_counter()
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            response = await connection.streams.send(request, stream=True)
+        code = str(response.status_code)
+    except TRANSPORT_FAILURES as error:
+        raise connection.unreachable(error, Operation.EVENTS) from error
+    finally:
+        on_request(Operation.EVENTS, code, time.perf_counter() - started)
+    return response
+
+
+async def _refusal(response: httpx.Response, connection: NomadConnection, calls: Calls) -> WorkerError:
+    try:
+        async with asyncio.timeout(connection.options.first_line_seconds):
+            await response.aread()
+    except TRANSPORT_FAILURES as error:
+        return connection.unreachable(error, Operation.EVENTS)
+    return calls.refused(response)
+
+
+async def _next(
+    chunks: AsyncIterator[bytes], connection: NomadConnection, deadline: float, *, accepted: bool
+) -> bytes:
+    """The next bytes, or the name for there being none."""
+    kind: type[FeedLost | FeedRefused] = FeedLost if accepted else FeedRefused
+    try:
+        async with asyncio.timeout(deadline - time.monotonic()):
+            return await anext(chunks)
+    except StopAsyncIteration:
+        message = "the event stream ended" if accepted else "the event stream ended before its first line"
+    except TimeoutError:
+        message = "the event stream fell silent" if accepted else "the event stream has no first line"
+    except TRANSPORT_FAILURES as error:
+        message = f"the event stream broke: {bounded(connection.token.mask(str(error)))}"
+    raise kind(message)

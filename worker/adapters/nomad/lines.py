@@ -1,0 +1,64 @@
+"""Cuts a stream of bytes into lines, and lets no line grow without bound.
+
+Knows nothing of what a line says.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+KEPT_BYTES = 64
+"""Kept of both ends of a line that is too long: a frame's index stands at one of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Oversize:
+    """A line longer than the limit. Its middle was not kept."""
+
+    head: bytes
+    tail: bytes
+
+
+class LineCutter:
+    """Assembles lines from chunks, in time linear in the bytes seen.
+
+    Args:
+        limit_bytes: the longest line that is kept, its end not counted.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._head = b""
+        self._tail = b""
+        self._dropping = False
+
+    def feed(self, chunk: bytes) -> Iterator[bytes | Oversize]:
+        """The lines that this chunk ends, without their ends and without empty ones."""
+        start = 0
+        while (end := chunk.find(b"\n", start)) >= 0:
+            self._add(chunk[start:end])
+            line = self._take()
+            start = end + 1
+            if line:
+                yield line
+        if start < len(chunk):
+            self._add(chunk[start:] if start else chunk)
+
+    def _add(self, part: bytes) -> None:
+        self._size += len(part)
+        if self._dropping:
+            self._tail = (self._tail + part[-KEPT_BYTES:])[-KEPT_BYTES:]
+            return
+        self._parts.append(part)
+        if self._size > self._limit_bytes:
+            whole = b"".join(self._parts)
+            self._head, self._tail = whole[:KEPT_BYTES], whole[-KEPT_BYTES:]
+            self._parts.clear()
+            self._dropping = True
+
+    def _take(self) -> bytes | Oversize:
+        line = Oversize(self._head, self._tail) if self._dropping else b"".join(self._parts)
+        self._parts.clear()
+        self._size, self._dropping = 0, False
+        return line

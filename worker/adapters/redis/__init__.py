@@ -1,0 +1,1 @@
+"""Redis: the request streams, the ledger, the leases. Every state change is one script."""

@@ -1,0 +1,141 @@
+"""Who is alive: one lease per worker on Redis's clock, and the hand-over of what the dead held.
+
+Decides nothing about when to look or how much to take; see `runtime.housekeeping`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from worker.adapters.redis.connection import translate
+from worker.adapters.redis.records import decode_record
+from worker.adapters.redis.scripts import Script, ScriptRunner
+from worker.core.keys import Keys
+from worker.core.model import LEDGER_VERSION, MessageKey, Record
+from worker.errors import GroupMissing
+from worker.ports import DeadWorker
+
+TAKE_BATCH = 100
+"""Messages per TAKE script: some milliseconds of the server's time."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseOptions:
+    """This worker's name and lease; `streams` are short names, `about` is shown to people."""
+
+    worker: str
+    group: str
+    lease_ms: int
+    streams: Sequence[str]
+    about: Mapping[str, str]
+
+
+class RedisLeases:
+    """Implements `ports.Leases`.
+
+    Args:
+        beats: runs on a connection of its own, so that no slow command delays a heartbeat.
+        runner, ops: for everything else.
+    """
+
+    def __init__(
+        self, beats: ScriptRunner, runner: ScriptRunner, ops: Any, keys: Keys, options: LeaseOptions
+    ) -> None:
+        self._beats = beats
+        self._runner = runner
+        self._ops = ops
+        self._keys = keys
+        self._options = options
+
+    async def beat(self) -> int:
+        """See `ports.Leases.beat`."""
+        options = self._options
+        about = [part for item in options.about.items() for part in item]
+        now = await self._beats.run(Script.BEAT, self._own_keys(), [options.worker, options.lease_ms, *about])
+        return int(now)
+
+    async def release(self) -> None:
+        """See `ports.Leases.release`."""
+        await self._beats.run(Script.RELEASE, self._own_keys(), [self._options.worker])
+
+    async def dead(self) -> Sequence[DeadWorker]:
+        """See `ports.Leases.dead`. Lists up to `TAKE_BATCH` entries per worker and stream."""
+        try:
+            alive = await self._alive()
+            found = [
+                DeadWorker(name, await self._held(stream, name))
+                for stream in self._options.streams
+                for name in await self._holders(stream)
+                if name not in alive
+            ]
+        except (RedisError, OSError, TimeoutError) as error:
+            named = translate(error)
+            if isinstance(named, GroupMissing):
+                return []
+            raise named from error
+        return [dead for dead in found if dead.pending]
+
+    async def take(self, dead: DeadWorker, limit: int) -> Sequence[Record]:
+        """See `ports.Leases.take`."""
+        options, keys = self._options, dead.pending[:limit]
+        if not keys:
+            return []
+        stream = keys[0].stream
+        answer = await self._runner.run(
+            Script.TAKE,
+            [
+                *(self._keys.stream(stream), self._keys.workers, self._keys.worker(dead.name)),
+                *(self._keys.message(key) for key in keys),
+            ],
+            [*(options.group, options.worker, dead.name, LEDGER_VERSION), *(key.id for key in keys)],
+        )
+        if answer[0] != b"ok":
+            return []
+        return [decode_record(MessageKey(stream, entry_id.decode()), flat) for entry_id, flat in answer[1:]]
+
+    async def retire(self) -> int:
+        """See `ports.Leases.retire`."""
+        try:
+            alive, names = await self._alive(), set[str]()
+            for stream in self._options.streams:
+                consumers = await self._ops.xinfo_consumers(self._keys.stream(stream), self._options.group)
+                names |= {consumer["name"].decode() for consumer in consumers}
+        except (RedisError, OSError, TimeoutError) as error:
+            raise translate(error) from error
+        streams = [self._keys.stream(name) for name in self._options.streams]
+        retired = 0
+        for name in sorted(names - alive):
+            retired += await self._runner.run(
+                Script.RETIRE, [self._keys.workers, *streams], [self._options.group, name]
+            )
+        return retired
+
+    async def trim(self) -> int:
+        """See `ports.Leases.trim`."""
+        dropped = 0
+        for name in self._options.streams:
+            dropped += await self._runner.run(
+                Script.TRIM, [self._keys.stream(name), self._keys.floor(name)], []
+            )
+        return dropped
+
+    def _own_keys(self) -> list[str]:
+        return [self._keys.workers, self._keys.worker(self._options.worker)]
+
+    async def _alive(self) -> set[str]:
+        seconds, microseconds = await self._ops.time()
+        now_ms = seconds * 1000 + microseconds // 1000
+        members = await self._ops.zrangebyscore(self._keys.workers, f"({now_ms}", "+inf")
+        return {member.decode() for member in members}
+
+    async def _holders(self, stream: str) -> list[str]:
+        summary = await self._ops.xpending(self._keys.stream(stream), self._options.group)
+        return [consumer["name"].decode() for consumer in summary["consumers"] or []]
+
+    async def _held(self, stream: str, name: str) -> list[MessageKey]:
+        page = await self._ops.xpending_range(
+            self._keys.stream(stream), self._options.group, "-", "+", TAKE_BATCH, name
+        )
+        return [MessageKey(stream, item["message_id"].decode()) for item in page]

@@ -1,0 +1,245 @@
+"""The ledger on Redis: one hash per message, changed only by scripts that check owner and fence.
+
+Decides nothing: `lifecycle.advance` says what a fact means, the scripts whether it may be kept.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import quote
+
+from redis.exceptions import RedisError
+
+from worker.adapters.redis.connection import translate
+from worker.adapters.redis.records import decode_record, outcome_fields, routing_fields
+from worker.adapters.redis.scripts import Args, Script, ScriptRunner
+from worker.core.instants import format_rfc3339
+from worker.core.keys import Keys
+from worker.core.lifecycle import (
+    DispatchPutOff,
+    Fact,
+    Intended,
+    JobAccepted,
+    Progressed,
+    ReplyPublished,
+    StopOrdered,
+    advance,
+)
+from worker.core.model import DEAD_LETTERED, LEDGER_VERSION, MessageKey, Phase, Record
+from worker.core.reply import reply_fields
+from worker.errors import DuplicateChild, Fenced, IllegalTransition, RecordGone, RecordUnreadable
+from worker.ports import Admission, Clock
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerOptions:
+    """What the ledger needs to know of this worker.
+
+    Attributes:
+        quarantine_ms: how long after an intent a dispatch may still reach Nomad: the request's
+            total timeout, and the time a paused worker may believe in its lease, and a margin.
+        reply_maxlen: entries kept per reply stream, approximately; 0: all.
+        ui_address: Nomad's address for links in replies; empty: none.
+    """
+
+    worker: str
+    group: str
+    quarantine_ms: int
+    retention_ms: int
+    reply_maxlen: int
+    ui_address: str = ""
+
+
+class RedisLedger:
+    """Implements `ports.Ledger`."""
+
+    def __init__(
+        self, redis: Any, runner: ScriptRunner, keys: Keys, clock: Clock, options: LedgerOptions
+    ) -> None:
+        self._redis = redis
+        self._runner = runner
+        self._keys = keys
+        self._clock = clock
+        self._options = options
+
+    async def admit(self, admission: Admission) -> Record | None:
+        """See `ports.Ledger.admit`."""
+        key, options = admission.key, self._options
+        fresh = Record(key, Phase.RECEIVED, admission.token, admission.routing)
+        ledger_fields = routing_fields(admission.token, admission.routing)
+        args: Args = [
+            options.group,
+            options.worker,
+            key.id,
+            LEDGER_VERSION,
+            options.reply_maxlen,
+            len(ledger_fields),
+            *ledger_fields,
+            *self._reply(fresh, "accepted"),
+        ]
+        stream, ledger = self._keys.stream(key.stream), self._keys.message(key)
+        answer = await self._runner.run(
+            Script.ADMIT, [stream, ledger, self._reply_key(fresh), self._keys.workers], args
+        )
+        match answer[0]:
+            case b"mine":
+                return decode_record(key, answer[1])
+            case b"unreadable":
+                message = f"the ledger of {key} has version {answer[1].decode()!r}"
+                raise RecordUnreadable(message)
+            case _:
+                return None
+
+    async def keep(self, before: Record, fact: Fact) -> Record:
+        """See `ports.Ledger.keep`."""
+        after = advance(before, fact)
+        try:
+            return await self._keep(before, fact, after)
+        except RecordGone:
+            if before.phase is Phase.RECEIVED:
+                raise
+            # A job may be running for it: what this worker holds in memory carries it to its reply.
+            return after
+
+    async def _keep(self, before: Record, fact: Fact, after: Record) -> Record:
+        match fact:
+            case Intended():
+                answer = await self._owned(
+                    Script.INTEND, before, [after.attempt, self._options.quarantine_ms]
+                )
+                return replace(after, quarantine_until_ms=int(answer[1]))
+            case DispatchPutOff():
+                await self._owned(Script.PUT_OFF, before, [after.attempt])
+            case JobAccepted():
+                return await self._keep_child(before, after)
+            case Progressed(step, at_ms, data):
+                reply = self._reply(after, step.value, at_ms=at_ms, data=data)
+                args: Args = [after.seq, after.shown, after.placed_at_ms, self._options.reply_maxlen, *reply]
+                await self._owned(Script.PROGRESS, before, args, reply_to=self._reply_key(after))
+            case StopOrdered(verdict):
+                answer = await self._owned(Script.ORDER_STOP, before, [verdict.value])
+                return replace(after, stopping=answer[1].decode())
+            case _:
+                # `Ended` is stored by `settle` alone: if this worker dies before, its taker finds out again.
+                pass
+        return after
+
+    async def settle(self, record: Record) -> Record:
+        """See `ports.Ledger.settle`."""
+        options, key = self._options, record.key
+        reply_key = self._reply_key(record)
+        ledger_fields = outcome_fields(record, reply_key)
+        dead_fields = self._dead_letter(record)
+        args: Args = [
+            options.group,
+            key.id,
+            options.worker,
+            record.fence,
+            record.seq,
+            options.reply_maxlen,
+            options.retention_ms,
+            len(ledger_fields),
+            *ledger_fields,
+            len(dead_fields),
+            *dead_fields,
+            *self._reply(record, "result"),
+        ]
+        stream, ledger = self._keys.stream(key.stream), self._keys.message(key)
+        answer = await self._runner.run(Script.SETTLE, [stream, ledger, reply_key, self._keys.dead], args)
+        if answer[0] == b"fenced":
+            raise _refused(record, answer)
+        return advance(record, ReplyPublished(reply_id=answer[1].decode()))
+
+    async def recall(self, key: MessageKey) -> Record | None:
+        """See `ports.Ledger.recall`."""
+        try:
+            stored = await self._redis.hgetall(self._keys.message(key))
+        except (RedisError, OSError, TimeoutError) as error:
+            raise translate(error) from error
+        return decode_record(key, stored) if stored else None
+
+    async def _keep_child(self, before: Record, after: Record) -> Record:
+        options = self._options
+        args: Args = [
+            options.worker,
+            before.fence,
+            before.attempt,
+            after.job_id,
+            after.eval_id,
+            after.dispatched_at_ms,
+            options.reply_maxlen,
+            *self._reply(after, "dispatched", at_ms=after.dispatched_at_ms),
+        ]
+        keys = [self._keys.message(before.key), self._reply_key(before)]
+        answer = await self._runner.run(Script.DISPATCHED, keys, args)
+        match answer[0]:
+            case b"ok":
+                return replace(after, seq=int(answer[1]))
+            case b"conflict":
+                kept = answer[1].decode()
+                message = (
+                    f"{before.key} already has the dispatched job {kept!r}; {after.job_id!r} is one too many"
+                )
+                raise DuplicateChild(message, kept_job_id=kept)
+            case _:
+                raise _refused(before, answer)
+
+    async def _owned(
+        self,
+        script: Script,
+        record: Record,
+        args: Args,
+        reply_to: str | None = None,
+    ) -> Any:
+        keys = [self._keys.message(record.key), *([reply_to] if reply_to else [])]
+        answer = await self._runner.run(script, keys, [self._options.worker, record.fence, *args])
+        if answer[0] == b"fenced":
+            raise _refused(record, answer)
+        if answer[0] == b"state":
+            message = f"the ledger has {record.key} as {answer[1].decode()}, not as {record.phase.value}"
+            raise IllegalTransition(message)
+        return answer
+
+    def _reply_key(self, record: Record) -> str:
+        return self._keys.reply_stream(record.routing.reply_to)
+
+    def _reply(self, record: Record, kind: str, *, at_ms: int = 0, data: Any = None) -> list[bytes]:
+        ui_url = ""
+        if record.job_id and self._options.ui_address:
+            job, namespace = quote(record.job_id, safe=""), record.routing.namespace or "default"
+            ui_url = f"{self._options.ui_address}/ui/jobs/{job}@{namespace}"
+        return reply_fields(
+            record,
+            kind,
+            at_ms=at_ms or self._clock.now_ms(),
+            worker=self._options.worker,
+            data=data,
+            ui_url=ui_url,
+        )
+
+    def _dead_letter(self, record: Record) -> list[str]:
+        outcome = record.outcome
+        if outcome is None or outcome.verdict not in DEAD_LETTERED:
+            return []
+        fields = {
+            "dead_stream": record.key.stream,
+            "dead_id": record.key.id,
+            "dead_verdict": outcome.verdict.value,
+            "dead_code": outcome.error_code,
+            "dead_message": outcome.error_message,
+            "dead_at": format_rfc3339(self._clock.now_ms()),
+            "dead_worker": self._options.worker,
+            "dead_attempt": str(record.attempt),
+            "dead_takeovers": str(record.takeovers),
+            "dead_job": record.routing.job,
+            "dead_tenant": record.routing.tenant,
+            "dead_dispatched_job_id": record.job_id,
+        }
+        return [part for name, value in fields.items() if value for part in (name, value)]
+
+
+def _refused(record: Record, answer: Sequence[bytes]) -> Fenced | RecordGone:
+    owner, fence, state = (part.decode() for part in answer[1:4])
+    if not state:
+        return RecordGone(f"the ledger of {record.key} is gone")
+    return Fenced(f"{record.key} is {state}, owned by {owner!r} with fence {fence}, not {record.fence}")

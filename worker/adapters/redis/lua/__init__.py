@@ -1,0 +1,1 @@
+"""The Lua scripts: each file's head tells its keys, arguments and returns."""

@@ -1,0 +1,35 @@
+-- ADOPT: make the reader of an entry its owner; a settled one is acknowledged again.
+-- KEYS: request stream, ledger, reply stream, workers
+-- ARGV: group, owner, entry ID, ledger version, reply maxlen, n, n ledger fields and values, reply fields
+-- Returns: {'mine', ledger...} | {'settled'} | {'elsewhere'} | {'not_pending'} | {'unreadable', version}
+local group, owner, id, version = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+if holder(KEYS[1], group, id) ~= owner then return {'not_pending'} end
+
+local known = redis.call('HMGET', KEYS[2], 'v', 'state', 'owner', 'fence', 'token')
+local state, old_owner, fence, token = known[2], known[3], known[4], known[5]
+if state then
+  if known[1] ~= version then return {'unreadable', known[1] or ''} end
+  if state == 'settled' then
+    redis.call('XACK', KEYS[1], group, id)
+    return {'settled'}
+  end
+  if old_owner ~= owner then
+    if not lease_over(KEYS[4], old_owner) then
+      -- A recreated group delivers again what a live worker still holds: give it back to that one.
+      redis.call('XCLAIM', KEYS[1], group, old_owner, 0, id, 'JUSTID')
+      return {'elsewhere'}
+    end
+    redis.call('HSET', KEYS[2], 'owner', owner, 'fence', integer(tonumber(fence) + 1))
+  end
+  if token then return {'mine', redis.call('HGETALL', KEYS[2])} end
+end
+
+-- New, or taken from a worker that died before it admitted the entry.
+local last_field = 6 + tonumber(ARGV[6])
+append(KEYS[3], ARGV[5], with_seq(slice(last_field + 1, #ARGV), 1))
+redis.call('HSET', KEYS[2], 'seq', 1, unpack(slice(7, last_field)))
+if not state then
+  redis.call('HSET', KEYS[2], 'v', version, 'state', 'received', 'owner', owner, 'fence', 1,
+    'received_at', integer(now_ms()))
+end
+return {'mine', redis.call('HGETALL', KEYS[2])}

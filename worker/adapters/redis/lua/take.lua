@@ -1,0 +1,38 @@
+-- TAKE: become the owner of messages of a worker whose lease is over.
+-- KEYS: request stream, workers, dead worker, one ledger per entry ID
+-- ARGV: group, taker, dead worker's name, ledger version, entry IDs
+-- Returns: {'alive'} | {'ok', {entry ID, ledger...}...}
+local group, taker, dead, version = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+if not lease_over(KEYS[2], dead) then return {'alive'} end
+local died = redis.call('HGET', KEYS[3], 'released') and 0 or 1
+
+local taken = {'ok'}
+for i = 5, #ARGV do
+  local id, ledger = ARGV[i], KEYS[i - 1]
+  local known = redis.call('HMGET', ledger, 'v', 'state', 'owner')
+  local state, owner = known[2], known[3]
+  if holder(KEYS[1], group, id) ~= dead then
+    -- Another replica was faster.
+  elseif state == 'settled' then
+    redis.call('XACK', KEYS[1], group, id)
+  elseif state and known[1] ~= version then
+    -- Written by a newer worker: left for one.
+  elseif owner and owner ~= dead and not lease_over(KEYS[2], owner) then
+    -- The entry was deleted and its message taken before (see below), or a group was recreated.
+  else
+    if not state then
+      redis.call('HSET', ledger, 'v', version, 'state', 'received', 'fence', 0, 'seq', 0,
+        'received_at', integer(now_ms()))
+    end
+    redis.call('HSET', ledger, 'owner', taker)
+    redis.call('HINCRBY', ledger, 'fence', 1)
+    redis.call('HINCRBY', ledger, 'takeovers', died)
+    -- Claiming a deleted entry would drop it from the pending list, and with it the only way to find
+    -- the message again: it stays pending for the dead consumer until it is settled.
+    if #redis.call('XRANGE', KEYS[1], id, id) > 0 then
+      redis.call('XCLAIM', KEYS[1], group, taker, 0, id, 'JUSTID')
+    end
+    taken[#taken + 1] = {id, redis.call('HGETALL', ledger)}
+  end
+end
+return taken

@@ -1,0 +1,165 @@
+"""Runs the Lua scripts: in batches, by digest, re-sent in full to a server that does not know them.
+
+Decides nothing about what a script's answer means.
+"""
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from importlib.resources import files
+from typing import Any
+
+from redis.asyncio import RedisCluster
+from redis.exceptions import NoScriptError, RedisError
+
+from worker.adapters.redis.connection import translate
+from worker.errors import RedisDenied, RedisUnavailable, Then, WorkerError
+
+MAX_BATCH = 200
+"""Scripts in one pipeline: enough to hide the round trip, few enough not to keep other clients waiting."""
+
+
+class Script(Enum):
+    """Every script, by its file's name; the value tells which shared heads it needs."""
+
+    ADMIT = ("admit", False)
+    INTEND = ("intend", True)
+    PUT_OFF = ("put_off", True)
+    DISPATCHED = ("dispatched", False)
+    PROGRESS = ("progress", True)
+    ORDER_STOP = ("order_stop", True)
+    SETTLE = ("settle", False)
+    BEAT = ("beat", False)
+    RELEASE = ("release", False)
+    TAKE = ("take", False)
+    RETIRE = ("retire", False)
+    TRIM = ("trim", False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    text: str
+    digest: str
+
+
+def _load(script: Script) -> _Source:
+    name, owned = script.value
+    folder = files("worker.adapters.redis") / "lua"
+    parts = ["_common", *(["_owned"] if owned else []), name]
+    text = "\n".join((folder / f"{part}.lua").read_text() for part in parts)
+    return _Source(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+SOURCES = {script: _load(script) for script in Script}
+
+
+Args = Sequence[str | bytes | int]
+
+
+@dataclass(slots=True)
+class _Call:
+    script: Script
+    keys: Sequence[str]
+    args: Args
+    answer: asyncio.Future[Any] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    def command(self, *, whole: bool) -> tuple[Any, ...]:
+        source = SOURCES[self.script]
+        head = ("EVAL", source.text) if whole else ("EVALSHA", source.digest)
+        return (*head, len(self.keys), *self.keys, *self.args)
+
+
+class ScriptRunner:
+    """Runs scripts on one connection pool; calls made while a pipeline is under way share the next one.
+
+    Every script is safe to repeat, so a call whose answer was lost may simply be made again.
+    """
+
+    def __init__(self, redis: Any) -> None:
+        self._redis = redis
+        self._waiting: list[_Call] = []
+        self._sender: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def run(self, script: Script, keys: Sequence[str], args: Args) -> Any:
+        """Run one script and return its answer: bytes, ints and lists of them.
+
+        Raises:
+            RedisUnavailable: (or a kind of it) no answer, or none that counts; safe to repeat.
+            RedisDenied: the Redis user may not run what the script needs.
+        """
+        if self._closed:
+            message = "the connection is closed"
+            raise RedisUnavailable(message)
+        call = _Call(script, keys, args)
+        self._waiting.append(call)
+        if self._sender is None or self._sender.done():
+            self._sender = asyncio.create_task(self._send(), name="redis.scripts")
+        return await call.answer
+
+    async def close(self) -> None:
+        """Wait for what is under way; later calls are refused."""
+        self._closed = True
+        if self._sender is not None:
+            await self._sender
+
+    async def _send(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+            try:
+                await self._answer(batch, whole=False)
+            except Exception as error:  # noqa: BLE001 - every waiter must hear of it, whatever it is
+                for call in batch:
+                    if not call.answer.done():
+                        call.answer.set_exception(_named(error))
+
+    async def _answer(self, batch: Sequence[_Call], *, whole: bool) -> None:
+        answers = await self._execute([call.command(whole=whole) for call in batch])
+        unknown = []
+        for call, answer in zip(batch, answers, strict=True):
+            if isinstance(answer, NoScriptError) and not whole:
+                unknown.append(call)
+            elif call.answer.done():
+                continue  # its waiter was cancelled
+            elif isinstance(answer, Exception):
+                named = _named(answer)
+                call.answer.set_exception(_denied(call.script, named) if named.then is Then.STOP else named)
+            else:
+                call.answer.set_result(answer)
+        if unknown:
+            # A restarted or newly promoted server: none of these has run.
+            await self._answer(unknown, whole=True)
+
+    async def _execute(self, commands: Sequence[tuple[Any, ...]]) -> Sequence[Any]:
+        if isinstance(self._redis, RedisCluster):
+            # redis-py's cluster pipeline refuses EVALSHA; all keys are in one slot anyway.
+            return await asyncio.gather(
+                *(self._redis.execute_command(*command) for command in commands), return_exceptions=True
+            )
+        pipeline = self._redis.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        answers: Sequence[Any] = await pipeline.execute(raise_on_error=False)
+        return answers
+
+
+def _denied(script: Script, error: WorkerError) -> WorkerError:
+    """Redis tells the script's digest and line; people want the command that stands there."""
+    line = re.search(r"user_script:(\d+)", str(error))
+    source = SOURCES[script].text.splitlines()
+    command = re.search(r"redis\.call\('(\w+)'", source[int(line[1]) - 1]) if line else None
+    if command is None:
+        return error
+    return RedisDenied(f"the Redis user may not run {command[1]}, which the script {script.name} needs")
+
+
+def _named(error: Exception) -> WorkerError:
+    if isinstance(error, WorkerError):
+        return error
+    if isinstance(error, RedisError | OSError | asyncio.TimeoutError):
+        return translate(error)
+    # A fault of ours (say, an argument of a wrong type): named, so that its waiter hears of it.
+    return RedisUnavailable(f"{type(error).__name__}: {error}")

@@ -1,0 +1,73 @@
+"""The names of all keys in Redis. Every key carries the prefix's hash tag, so one script may touch all.
+
+Knows nothing of what is stored under them.
+"""
+
+import re
+from dataclasses import dataclass
+
+from worker.core.model import MessageKey
+
+_REPLY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_HASH_TAG = re.compile(r"\{[^{}]+\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Key names below one prefix, e.g. `{dispatch}`."""
+
+    prefix: str
+
+    @property
+    def one_slot(self) -> bool:
+        """Whether the prefix holds exactly one hash tag, so that Redis Cluster keeps its keys together."""
+        return len(_HASH_TAG.findall(self.prefix)) == 1
+
+    @property
+    def replies(self) -> str:
+        """The shared reply stream."""
+        return f"{self.prefix}:replies"
+
+    @property
+    def dead(self) -> str:
+        """The dead-letter stream."""
+        return f"{self.prefix}:dead"
+
+    @property
+    def workers(self) -> str:
+        """Sorted set: worker name to lease deadline, Unix milliseconds on Redis's clock."""
+        return f"{self.prefix}:workers"
+
+    def stream(self, name: str) -> str:
+        """A request stream."""
+        return f"{self.prefix}:{name}"
+
+    def message(self, key: MessageKey) -> str:
+        """The ledger hash of one message."""
+        return f"{self.prefix}:message:{key}"
+
+    def worker(self, name: str) -> str:
+        """Hash: what one worker tells people about itself."""
+        return f"{self.prefix}:worker:{name}"
+
+    def floor(self, stream: str) -> str:
+        """String: the entry ID up to which everything in a stream is done."""
+        return f"{self.prefix}:floor:{stream}"
+
+    def idempotency(self, producer: str, key: str) -> str:
+        """String: the message ID that a producer's idempotency key first gave."""
+        return f"{self.prefix}:idempotency:{producer}:{key}"
+
+    def reply_stream(self, reply_to: str) -> str:
+        """The reply stream of a name that `reply_name` has accepted; empty: the shared one."""
+        return f"{self.replies}:{reply_to}" if reply_to else self.replies
+
+    def reply_name(self, reply_to: str) -> str | None:
+        """The name in a request's `reply_to`, given bare or as the whole key; None when not allowed.
+
+        A free choice of key would let a producer write anywhere, the worker's own keys included.
+        """
+        name = reply_to.removeprefix(f"{self.replies}:")
+        if reply_to in {"", self.replies}:
+            return ""
+        return name if _REPLY_NAME.fullmatch(name) else None

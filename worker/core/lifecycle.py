@@ -1,0 +1,123 @@
+"""What may follow what: one fact at a time moves a message's record forward, or is refused.
+
+Knows nothing of who finds the facts out, or of where records are kept.
+
+    RECEIVED ────Intended───► DISPATCHING ──JobAccepted──► RUNNING ◄─┐
+     ▲   │                      │   │                        │   └───┘ Progressed, StopOrdered
+     └───┼──DispatchPutOff──────┘   │                        │
+         └────Ended─────────────────┴────────Ended───────────┴──Ended──► FINISHED ──ReplyPublished──► SETTLED
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from worker.core.model import Outcome, Phase, Progress, Record, Verdict
+from worker.errors import IllegalTransition
+
+
+@dataclass(frozen=True, slots=True)
+class Intended:
+    """The next thing this worker does is to dispatch. Kept before it does, and before each repeat."""
+
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchPutOff:
+    """Nomad certainly created nothing: the message may wait, or move to another worker, freely."""
+
+    error_code: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobAccepted:
+    """Nomad has the dispatched job."""
+
+    job_id: str
+    eval_id: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    """The job came a step further; published as a reply that is not final."""
+
+    step: Progress
+    at_ms: int
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StopOrdered:
+    """The worker itself stops the job; `verdict` is why, whatever Nomad then says of the end."""
+
+    verdict: Verdict
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How the message ended."""
+
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyPublished:
+    """The final reply is in the reply stream and the entry acknowledged."""
+
+    reply_id: str
+
+
+Fact = Intended | DispatchPutOff | JobAccepted | Progressed | StopOrdered | Ended | ReplyPublished
+
+OPEN = frozenset({Phase.RECEIVED, Phase.DISPATCHING, Phase.RUNNING})
+
+
+def advance(record: Record, fact: Fact) -> Record:
+    """Apply one fact to a record and return the new record.
+
+    A fact the record already reflects changes nothing, so that a redelivered message is safe.
+
+    Raises:
+        IllegalTransition: the fact cannot be true in this phase. The ledger keeps the old record.
+    """
+    match record.phase, fact:
+        case Phase.RECEIVED, Intended():
+            return replace(record, phase=Phase.DISPATCHING, attempt=record.attempt + 1)
+        case Phase.DISPATCHING, Intended():
+            return record
+        case Phase.DISPATCHING, DispatchPutOff():
+            # The attempt is given back: Nomad never saw it.
+            return replace(record, phase=Phase.RECEIVED, attempt=record.attempt - 1)
+        case Phase.DISPATCHING, JobAccepted(job_id, eval_id, at_ms):
+            return replace(
+                record,
+                phase=Phase.RUNNING,
+                job_id=job_id,
+                eval_id=eval_id,
+                dispatched_at_ms=at_ms,
+                seq=record.seq + 1,
+            )
+        case Phase.RUNNING, JobAccepted(job_id) if job_id == record.job_id:
+            return record
+        case Phase.RUNNING, Progressed(step, at_ms):
+            placed_at_ms = record.placed_at_ms
+            if not placed_at_ms and step is not Progress.BLOCKED:
+                placed_at_ms = at_ms
+            return replace(record, shown=step.value, seq=record.seq + 1, placed_at_ms=placed_at_ms)
+        case Phase.RUNNING, StopOrdered(verdict):
+            return replace(record, stopping=record.stopping or verdict.value)
+        case ((Phase.RECEIVED | Phase.DISPATCHING | Phase.RUNNING), Ended(outcome)):
+            return replace(record, phase=Phase.FINISHED, outcome=outcome)
+        case Phase.FINISHED, Ended(outcome) if outcome == record.outcome:
+            return record
+        case Phase.FINISHED, ReplyPublished(reply_id):
+            return replace(record, phase=Phase.SETTLED, reply_id=reply_id, seq=record.seq + 1)
+        case Phase.SETTLED, ReplyPublished(reply_id) if reply_id == record.reply_id:
+            return record
+        case _:
+            message = f"{type(fact).__name__} cannot be true of a message that is {record.phase.value}"
+            raise IllegalTransition(message)

@@ -1,0 +1,213 @@
+"""The values that travel through the worker: requests, ledger records, outcomes.
+
+Knows nothing of how they are stored (`codec`) or of what may follow what (`lifecycle`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+PAYLOAD_LIMIT_BYTES = 16_384
+"""Nomad's limit on a dispatch payload, before base64."""
+
+REQUEST_VERSION = 1
+LEDGER_VERSION = 1
+
+
+class Place(NamedTuple):
+    """Where a job lives: one event stream is held per place."""
+
+    region: str
+    """Empty: the region of the agent that is asked."""
+    namespace: str
+
+
+class MessageKey(NamedTuple):
+    """A message's identity: IDs alone collide across streams."""
+
+    stream: str
+    """Short name, as in `WORKER_STREAMS`; not the Redis key."""
+    id: str
+    """The entry ID, e.g. `1719999999999-0`."""
+
+    def __str__(self) -> str:
+        """`<stream>:<id>`, as it stands in the ledger's key."""
+        return f"{self.stream}:{self.id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One stream entry as read: raw bytes, nothing checked. `fields` is None when it was deleted."""
+
+    key: MessageKey
+    fields: Mapping[bytes, bytes] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A dispatch request, decoded and checked (message version 1)."""
+
+    job: str
+    payload: bytes = b""
+    meta: Mapping[str, str] = field(default_factory=dict)
+    namespace: str | None = None
+    region: str | None = None
+    priority: int | None = None
+    id_prefix: str = ""
+    detach: bool = False
+    reply_to: str = ""
+    """Name of a reply stream under the worker's prefix; empty: the shared one."""
+    correlation_id: str = ""
+    tenant: str = ""
+    deadline_ms: int | None = None
+    """Latest start, Unix milliseconds."""
+    not_before_ms: int | None = None
+    """Earliest start, Unix milliseconds."""
+    timeout_seconds: float | None = None
+    """Run limit, counted from the first allocation placed; the worker stops the job after it."""
+    idempotency_key: str = ""
+    traceparent: str = ""
+    replay_of: str = ""
+    """Lineage of a requeued dead letter: `<stream>:<id>` of the message it repeats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """What a reply needs to find its reader; kept in the ledger, for the entry itself may vanish."""
+
+    job: str = ""
+    namespace: str = ""
+    region: str = ""
+    reply_to: str = ""
+    correlation_id: str = ""
+    tenant: str = ""
+    detach: bool = False
+    timeout_seconds: float | None = None
+    traceparent: str = ""
+
+    @property
+    def place(self) -> Place:
+        """The event stream that tells about this job."""
+        return Place(self.region, self.namespace)
+
+
+class Phase(StrEnum):
+    """How far a message has come. The diagram is in `lifecycle`."""
+
+    RECEIVED = "received"
+    """In the ledger, not yet promised to Nomad."""
+    DISPATCHING = "dispatching"
+    """A dispatch was or may have been sent; whether a job exists is for Nomad to say."""
+    RUNNING = "running"
+    """The dispatched job is known and watched."""
+    FINISHED = "finished"
+    """The outcome is known here and not yet published. Never stored: a taker finds out again."""
+    SETTLED = "settled"
+    """The final reply is published and the entry acknowledged, in one script."""
+
+
+class Verdict(StrEnum):
+    """How a message ended: a closed set. `docs/verdicts.md` tells what each one rests on."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    OOM_KILLED = "oom_killed"
+    TIMED_OUT = "timed_out"
+    LOST = "lost"
+    DRAINED = "drained"
+    PREEMPTED = "preempted"
+    STOPPED = "stopped"
+    UNPLACED = "unplaced"
+    REJECTED = "rejected"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+    DETACHED = "detached"
+    POISON = "poison"
+    UNKNOWN_GC = "unknown_gc"
+    PAYLOAD_LOST = "payload_lost"
+
+
+DEAD_LETTERED = frozenset({Verdict.REJECTED, Verdict.POISON, Verdict.UNKNOWN_GC, Verdict.PAYLOAD_LOST})
+"""Verdicts after which a person must look: the work was never run, or nobody can say how it ended."""
+
+
+class Progress(StrEnum):
+    """The steps between `dispatched` and `result` that a reply may announce."""
+
+    BLOCKED = "blocked"
+    PLACED = "placed"
+    RUNNING = "running"
+    RETRYING = "retrying"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The end of a message, with what it rests on."""
+
+    verdict: Verdict
+    exit_code: int | None = None
+    """The deciding task's exit code, where a task ended with one."""
+    error_code: str = ""
+    error_message: str = ""
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    """JSON: allocations, tasks, events and sentences of Nomad that the verdict rests on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One message as the ledger knows it. Times are Unix milliseconds on Redis's clock."""
+
+    key: MessageKey
+    phase: Phase
+    token: str
+    """Nomad's idempotency token, fixed at admission and never computed again."""
+    routing: Routing = field(default_factory=Routing)
+    fence: int = 1
+    """Raised by every change of owner; a script refuses an older one."""
+    attempt: int = 0
+    takeovers: int = 0
+    """How many owners died on it. Releases at shutdown do not count."""
+    seq: int = 0
+    """Number of the last reply entry written."""
+    job_id: str = ""
+    """The dispatched job, e.g. `render/dispatch-1795484882-2c85d768`."""
+    eval_id: str = ""
+    received_at_ms: int = 0
+    dispatched_at_ms: int = 0
+    placed_at_ms: int = 0
+    quarantine_until_ms: int = 0
+    """Before this, an earlier owner's dispatch may still reach Nomad: look up, but do not dispatch."""
+    shown: str = ""
+    """The last `Progress` published, so that a new owner does not repeat it."""
+    stopping: str = ""
+    """The verdict for which the worker itself stopped the job (`timed_out`, `cancelled`, `unplaced`)."""
+    outcome: Outcome | None = None
+    reply_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What Nomad is asked to dispatch."""
+
+    place: Place
+    job: str
+    token: str
+    payload: bytes = b""
+    meta: Mapping[str, str] = field(default_factory=dict)
+    id_prefix: str = ""
+    priority: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatched:
+    """Nomad's answer to an order."""
+
+    job_id: str
+    eval_id: str
+    """Empty: a job of this token was already there, possibly dead, and this is its ID."""
+
+    @property
+    def repeated(self) -> bool:
+        """Whether Nomad answered with an earlier call's job."""
+        return not self.eval_id

@@ -1,0 +1,139 @@
+"""What is known of each dispatched job in this worker's hands, gathered from events and reads.
+
+Decides nothing about how a job ended; forgets everything about jobs that nobody here waits for.
+"""
+
+import asyncio
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from worker.core.frames import Frame
+from worker.core.gather import merge
+from worker.core.model import Place
+from worker.core.observed import Allocation, Evaluation, Job, Snapshot
+from worker.ports import Clock
+
+EARLY_SECONDS = 10.0
+"""How long events wait for the dispatch's answer, which they can overtake."""
+EARLY_LIMIT = 10_000
+NEVER = float("inf")
+
+
+@dataclass(slots=True)
+class Child:
+    """One dispatched job that a message waits for."""
+
+    place: Place
+    job_id: str
+    parent: str
+    snapshot: Snapshot
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    read_at: float = NEVER
+    """Monotonic seconds at which it is to be read from the API."""
+    reads: int = 0
+    """Reads in a row that told nothing new."""
+    ending_since: float = NEVER
+    """Monotonic seconds since when the job is stopped or dead and its tasks may still be ending."""
+
+    def read_by(self, at: float) -> None:
+        """Have it read at that time, unless it is to be read earlier."""
+        if at < self.read_at:
+            self.read_at = at
+            self.changed.set()
+
+
+class Children:
+    """The children by place and job ID, and events that came before their child was known."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._children: dict[Place, dict[str, Child]] = {}
+        self._expected: Counter[tuple[Place, str]] = Counter()
+        self._early: OrderedDict[tuple[Place, str], tuple[float, Snapshot]] = OrderedDict()
+
+    def expect(self, place: Place, parent: str) -> None:
+        """A dispatch of `parent` is under way: keep events of children not known yet."""
+        self._expected[place, parent] += 1
+
+    def expect_no_more(self, place: Place, parent: str) -> None:
+        """That dispatch is over, and its child was added, if there is one."""
+        self._expected[place, parent] -= 1
+        if not self._expected[place, parent]:
+            del self._expected[place, parent]
+
+    def get(self, place: Place, job_id: str) -> Child | None:
+        """A child that was added before."""
+        return self._children.get(place, {}).get(job_id)
+
+    def add(self, place: Place, parent: str, job_id: str) -> Child:
+        """Begin to gather what is told of a job; events that came early are applied."""
+        _, snapshot = self._early.pop((place, job_id), (0.0, Snapshot(job_id=job_id)))
+        child = Child(place, job_id, parent, snapshot)
+        self._children.setdefault(place, {})[job_id] = child
+        return child
+
+    def forget(self, place: Place, job_id: str) -> None:
+        """Nobody waits for this job any more."""
+        self._children.get(place, {}).pop(job_id, None)
+
+    def of(self, place: Place) -> Iterable[Child]:
+        """All children in one place."""
+        return list(self._children.get(place, {}).values())
+
+    def wanted(self, place: Place) -> Callable[[str], bool]:
+        """Tells of a job ID whether its events are of use; asked before an event is decoded in full."""
+        children = self._children.setdefault(place, {})
+
+        def wanted(job_id: str) -> bool:
+            if job_id in children:
+                return True
+            parent, found, _ = job_id.rpartition("/dispatch-")
+            return bool(found) and (place, parent) in self._expected
+
+        return wanted
+
+    def apply(self, place: Place, frame: Frame) -> None:
+        """Merge one frame's events into what is known."""
+        for job in frame.jobs:
+            self._merge(place, job.id, job=job)
+        for job_id in frame.deleted:
+            self._merge(place, job_id, deleted=True)
+        for evaluation in frame.evaluations:
+            self._merge(place, evaluation.job_id, evaluations=(evaluation,))
+        for allocation in frame.allocations:
+            self._merge(place, allocation.job_id, allocations=(allocation,))
+
+    def _merge(
+        self,
+        place: Place,
+        job_id: str,
+        *,
+        job: Job | None = None,
+        deleted: bool = False,
+        evaluations: tuple[Evaluation, ...] = (),
+        allocations: tuple[Allocation, ...] = (),
+    ) -> None:
+        child = self.get(place, job_id)
+        if child is None:
+            known = self._known_early(place, job_id)
+            merged = merge(known, job=job, deleted=deleted, evaluations=evaluations, allocations=allocations)
+            self._early[place, job_id] = (self._clock.monotonic(), merged)
+            return
+        merged = merge(
+            child.snapshot, job=job, deleted=deleted, evaluations=evaluations, allocations=allocations
+        )
+        if merged is not child.snapshot:
+            child.snapshot = merged
+            child.reads = 0
+            child.changed.set()
+
+    def _known_early(self, place: Place, job_id: str) -> Snapshot:
+        oldest = self._clock.monotonic() - EARLY_SECONDS
+        while self._early:
+            key, (since, _) = next(iter(self._early.items()))
+            if since >= oldest and len(self._early) < EARLY_LIMIT:
+                break
+            del self._early[key]
+        _, known = self._early.pop((place, job_id), (0.0, Snapshot(job_id=job_id)))
+        return known

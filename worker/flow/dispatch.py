@@ -1,0 +1,222 @@
+"""Step 3: Nomad is asked, at most once at a time per message, until a job certainly exists or never will.
+
+Knows nothing of how the job fares; a crash anywhere in here is repaired by running it again.
+
+What makes a repeat safe: the intent is on record before the request leaves; the token is the same; and
+wherever an earlier request may have got through unseen, Nomad is first asked for a job with that token, and
+an answered job ID counts only once that job was seen. (Of concurrent requests with one token, Nomad answers
+some with an ID that never exists.)
+"""
+
+import asyncio
+import random
+
+from worker.core.backoff import Backoff
+from worker.core.lifecycle import DispatchPutOff, Ended, Fact, Intended, JobAccepted
+from worker.core.model import Order, Outcome, Record, Verdict
+from worker.errors import (
+    LeaseLost,
+    NomadDenied,
+    NomadRefused,
+    NomadUnavailable,
+    PoisonMessage,
+    RequestRejected,
+)
+from worker.flow.children import Children
+from worker.flow.gate import Gate
+from worker.flow.instruments import Instruments
+from worker.flow.lease import Lease
+from worker.flow.message import Message
+from worker.ports import Clock, Nomad
+
+RETRIES = Backoff(first_seconds=0.2, most_seconds=10.0)
+"""Without a bound on their number: the message is accepted, and only its deadline may end the wait."""
+
+
+class Dispatch:
+    """The dispatch slots and what is done while one is held.
+
+    Args:
+        concurrency: requests to Nomad under way at once.
+        max_takeovers: how many workers may die on a message before it is taken to be the cause.
+    """
+
+    def __init__(
+        self,
+        nomad: Nomad,
+        children: Children,
+        lease: Lease,
+        gate: Gate,
+        clock: Clock,
+        instruments: Instruments,
+        *,
+        concurrency: int,
+        max_takeovers: int,
+    ) -> None:
+        self._nomad = nomad
+        self._children = children
+        self._lease = lease
+        self._gate = gate
+        self._clock = clock
+        self._instruments = instruments
+        self._slots = asyncio.Semaphore(concurrency)
+        self._max_takeovers = max_takeovers
+
+    async def prepare(self, message: Message, record: Record) -> Fact:
+        """The step from RECEIVED: wait for one's turn, then intend.
+
+        Raises:
+            RequestRejected: (or a kind of it) it will not be dispatched.
+        """
+        if message.fault is not None:
+            raise message.fault
+        self._refuse_poison(record)
+        if message.request and message.request.not_before_ms:
+            await self._clock.sleep((message.request.not_before_ms - self._clock.now_ms()) / 1000)
+        if message.failures:
+            await self._pause(message)
+        await self._take_slot(message, record)
+        await self._lease.held()
+        if expired := self._expired(message):
+            return expired
+        return Intended(self._clock.now_ms())
+
+    async def send(self, message: Message, record: Record) -> Fact:
+        """The step from DISPATCHING: one look or one request. `Intended` as its fact means: again.
+
+        Raises:
+            RequestRejected, NomadRefused: it will never be dispatched, and certainly was not.
+        """
+        await self._take_slot(message, record)
+        if message.unsure and not message.looked:
+            return await self._look(message, record)
+        if message.fault is not None:
+            raise message.fault
+        try:
+            # No await between this check and the request: a paused process must not send late.
+            self._lease.require()
+            answer = await self._request(message, record)
+        except LeaseLost:
+            await self._lease.held()
+            return Intended(self._clock.now_ms())
+        except (NomadUnavailable, NomadDenied) as error:
+            return await self._failed(message, error)
+        self._gate.succeeded()
+        message.failures = 0
+        return answer
+
+    def let_go(self, message: Message) -> None:
+        """Give the slot back, whatever became of the message."""
+        if message.slot is not None:
+            self._children.expect_no_more(message.slot.place, message.slot.job)
+            message.slot = None
+            self._slots.release()
+
+    async def _take_slot(self, message: Message, record: Record) -> None:
+        if message.slot is None:
+            await self._slots.acquire()
+            message.slot = record.routing
+            # Nomad's events can overtake its answer: from here until the child is known, they are kept.
+            self._children.expect(record.routing.place, record.routing.job)
+        # Inside the slot: while the gate is closed the few who hold one wait, and the rest behind them.
+        await self._gate.enter()
+
+    async def _request(self, message: Message, record: Record) -> Fact:
+        started = self._clock.monotonic()
+        try:
+            answer = await self._nomad.dispatch(_order(message, record))
+        except NomadRefused as refusal:
+            self._gate.succeeded()
+            self._instruments.dispatched(record.routing.job, refusal.code, self._clock.monotonic() - started)
+            raise
+        self._instruments.dispatched(
+            record.routing.job,
+            "repeated" if answer.repeated else "created",
+            self._clock.monotonic() - started,
+        )
+        # A lease that ran out under way: this process was paused, and another may have sent meanwhile.
+        unsure = message.unsure or self._lease.remaining_seconds <= 0
+        if unsure and await self._nomad.job(record.routing.place, answer.job_id) is None:
+            raise NomadUnavailable(f"the answered job {answer.job_id} does not exist")  # noqa: EM102, TRY003
+        return JobAccepted(answer.job_id, answer.eval_id, self._clock.now_ms())
+
+    async def _look(self, message: Message, record: Record) -> Fact:
+        """The job of an earlier request; if there is none, a new intent once none can appear unseen."""
+        try:
+            job_id = await self._find(record)
+            quarantine_ms = record.quarantine_until_ms - self._clock.now_ms()
+            if job_id is None and quarantine_ms > 0:
+                # An earlier owner, paused rather than dead, may still send until then.
+                await self._wait(message, quarantine_ms / 1000)
+                job_id = await self._find(record)
+        except NomadUnavailable as error:
+            return await self._failed(message, error)
+        if job_id is not None:
+            self._gate.succeeded()
+            return JobAccepted(job_id, record.eval_id, self._clock.now_ms())
+        self._refuse_poison(record)
+        message.looked = True
+        return Intended(self._clock.now_ms())
+
+    async def _find(self, record: Record) -> str | None:
+        try:
+            return await self._nomad.find_by_token(record.routing.place, record.routing.job, record.token)
+        except NomadDenied:
+            # Without list-jobs the dispatch itself tells: it answers with the job that has the token.
+            return None
+
+    async def _failed(self, message: Message, error: NomadUnavailable | NomadDenied) -> Fact:
+        message.failures += 1
+        self._gate.failed(error)
+        if isinstance(error, NomadUnavailable) and error.maybe_applied:
+            message.unsure, message.looked = True, False
+        if not message.unsure:
+            self.let_go(message)
+            return DispatchPutOff(error.code, self._clock.now_ms())
+        # Wait first and intend afterwards: the quarantine counts from the intent.
+        await self._pause(message)
+        await self._gate.enter()
+        return Intended(self._clock.now_ms())
+
+    def _refuse_poison(self, record: Record) -> None:
+        if record.takeovers >= self._max_takeovers:
+            text = f"{record.takeovers} workers died while holding this message before it was dispatched"
+            raise PoisonMessage(text)
+
+    def _expired(self, message: Message) -> Fact | None:
+        deadline_ms = message.request.deadline_ms if message.request else None
+        if deadline_ms is None or self._clock.now_ms() <= deadline_ms:
+            return None
+        return Ended(
+            Outcome(
+                Verdict.EXPIRED,
+                error_code="request.expired",
+                error_message="the request's deadline passed before it could be dispatched",
+            )
+        )
+
+    async def _pause(self, message: Message) -> None:
+        await self._wait(message, RETRIES.delay(message.failures, random.random()))  # noqa: S311
+
+    async def _wait(self, message: Message, seconds: float) -> None:
+        was, message.interruptible = message.interruptible, True
+        try:
+            await self._clock.sleep(seconds)
+        finally:
+            message.interruptible = was
+
+
+def _order(message: Message, record: Record) -> Order:
+    request = message.request
+    if request is None:
+        text = "the request of this message is not known"
+        raise RequestRejected(text)
+    return Order(
+        place=record.routing.place,
+        job=request.job,
+        token=record.token,
+        payload=request.payload,
+        meta=request.meta,
+        id_prefix=request.id_prefix,
+        priority=request.priority,
+    )

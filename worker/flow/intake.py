@@ -1,0 +1,129 @@
+"""Step 1: entries are read from the streams, never more than this worker can carry.
+
+Knows nothing of what becomes of them; what cannot be carried stays in the stream for other replicas.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from worker.core.backoff import Backoff
+from worker.core.instants import entry_time_ms
+from worker.core.model import Entry
+from worker.errors import GroupMissing, RedisUnavailable
+from worker.flow.gate import Gate
+from worker.flow.instruments import Instruments
+from worker.flow.lease import Lease
+from worker.flow.pipeline import Pipeline
+from worker.ports import Clock, Inbox
+
+log = structlog.get_logger()
+
+RETRIES = Backoff(first_seconds=0.1, most_seconds=5.0)
+EMPTY_SECONDS = 0.01
+"""After an empty read: a server that answers at once although it should block must not be spun upon."""
+
+
+class Intake:
+    """Reads while there is room, a lease, and an open gate.
+
+    Args:
+        max_in_flight: messages carried at once.
+        tick: called on every round, so that a stalled loop is noticed.
+    """
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        pipeline: Pipeline,
+        lease: Lease,
+        gate: Gate,
+        clock: Clock,
+        instruments: Instruments,
+        *,
+        max_in_flight: int,
+        streams: Sequence[str],
+        tick: Callable[[], None],
+    ) -> None:
+        self._inbox = inbox
+        self._pipeline = pipeline
+        self._lease = lease
+        self._gate = gate
+        self._clock = clock
+        self._instruments = instruments
+        self._max_in_flight = max_in_flight
+        self._streams = streams
+        self._tick = tick
+        self._stopping = False
+        self.reconcile_wanted = asyncio.Event()
+        """Set after a read that failed: entries may be pending for this worker without its knowing."""
+
+    def stop(self) -> None:
+        """Read no more; a read under way is waited out, never cancelled."""
+        self._stopping = True
+        self._pipeline.freed.set()
+
+    async def run(self) -> None:
+        """Read until told to stop."""
+        failures = 0
+        while not self._stopping:
+            self._tick()
+            room = self._max_in_flight - len(self._pipeline)
+            # A blocking read may bring one entry per stream whatever is asked for.
+            if room < len(self._streams) or not self._gate.is_open or self._lease.remaining_seconds <= 0:
+                await self._rest()
+                continue
+            try:
+                entries = await self._inbox.read(room)
+            except RedisUnavailable as error:
+                failures += 1
+                self.reconcile_wanted.set()
+                self._instruments.retried(error.code)
+                if not isinstance(error, GroupMissing):
+                    log.warning("intake.read_failed", code=error.code, error=str(error), failures=failures)
+                await self._clock.sleep(RETRIES.delay(failures, random.random()))  # noqa: S311
+                continue
+            failures = 0
+            self._count(entries)
+            self._pipeline.take_entries(entries)
+            if not entries:
+                await self._clock.sleep(EMPTY_SECONDS)
+
+    async def reconcile(self) -> None:
+        """Take up entries that are pending for this worker but not in its hands.
+
+        A read whose answer was lost leaves them; so does a message that was let go by mistake.
+
+        Raises:
+            RedisUnavailable.
+        """
+        self.reconcile_wanted.clear()
+        if self._stopping:
+            return
+        before = {message.key for message in self._pipeline.messages}
+        pending = await self._inbox.mine()
+        unknown = [key for key in pending if key not in before and key not in self._pipeline]
+        if unknown:
+            log.warning("intake.ghosts_adopted", count=len(unknown))
+            for key in unknown:
+                self._instruments.redelivered(key.stream, "reconciled")
+            self._pipeline.take_keys(unknown)
+
+    def _count(self, entries: Sequence[Entry]) -> None:
+        for stream in self._streams:
+            self._instruments.polled(stream)
+        now_ms = self._clock.now_ms()
+        for entry in entries:
+            wait_ms = now_ms - entry_time_ms(entry.key.id)
+            self._instruments.received(entry.key.stream, max(0, wait_ms) / 1000)
+
+    async def _rest(self) -> None:
+        """Wait for room, bounded, since the gate and the lease change without a word to us."""
+        self._pipeline.freed.clear()
+        try:
+            async with asyncio.timeout(0.25):
+                await self._pipeline.freed.wait()
+        except TimeoutError:
+            pass

@@ -1,0 +1,218 @@
+"""The loop that walks each message through its steps: step → fact → record, until it is settled.
+
+Knows nothing of where messages come from or what the steps do. Starting after a crash is the same code as
+starting fresh: a record says which step comes next, whoever brought it there.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import TypeVar
+
+import structlog
+
+from worker.core.backoff import Backoff
+from worker.core.lifecycle import Ended, Fact, JobAccepted
+from worker.core.model import Entry, MessageKey, Outcome, Phase, Record, Verdict
+from worker.errors import DuplicateChild, Fenced, Then, WorkerError
+from worker.flow.admit import Admit
+from worker.flow.dispatch import Dispatch
+from worker.flow.instruments import Instruments
+from worker.flow.message import Message
+from worker.flow.settle import Settle, outcome_of
+from worker.flow.watch import Watch
+from worker.ports import Clock, Ledger
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+RETRIES = Backoff(first_seconds=0.1, most_seconds=5.0)
+"""Without a bound on their number: what is known of a job outlasts an outage of Redis or Nomad."""
+
+
+class Pipeline:
+    """All messages in this worker's hands, one task each.
+
+    Args:
+        failed: called with an error that must end the process (`Then.STOP`, or a fault of ours).
+    """
+
+    def __init__(
+        self,
+        admit: Admit,
+        dispatch: Dispatch,
+        watch: Watch,
+        settle: Settle,
+        ledger: Ledger,
+        clock: Clock,
+        instruments: Instruments,
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self._admit = admit
+        self._dispatch = dispatch
+        self._watch = watch
+        self._settle = settle
+        self._ledger = ledger
+        self._clock = clock
+        self._instruments = instruments
+        self._failed = failed
+        self._messages: dict[MessageKey, Message] = {}
+        self._tasks: dict[MessageKey, asyncio.Task[None]] = {}
+        self._draining = False
+        self.freed = asyncio.Event()
+        """Set whenever a message leaves."""
+
+    def __len__(self) -> int:
+        """Messages in hand."""
+        return len(self._messages)
+
+    def __contains__(self, key: object) -> bool:
+        """Whether a message is in hand."""
+        return key in self._messages
+
+    @property
+    def messages(self) -> Iterable[Message]:
+        """A copy of what is in hand, for people to look at."""
+        return list(self._messages.values())
+
+    def take_entries(self, entries: Iterable[Entry]) -> None:
+        """Begin with entries just read; those already in hand are left alone."""
+        for entry in entries:
+            self._begin(Message(entry.key, entry=entry))
+
+    def take_keys(self, keys: Iterable[MessageKey]) -> None:
+        """Begin with entries that are pending for this worker and not in its hands."""
+        for key in keys:
+            self._begin(Message(key))
+
+    def take_records(self, records: Iterable[Record]) -> None:
+        """Go on with messages taken from a dead worker."""
+        for record in records:
+            self._begin(Message(record.key, record=record))
+
+    async def drain(self, seconds: float) -> int:
+        """Let what must not be interrupted come to a record; drop the rest for others to take.
+
+        Returns:
+            How many messages had to be cut off. Their takers find out from Nomad.
+        """
+        self._draining = True
+        for key, message in list(self._messages.items()):
+            if message.interruptible:
+                self._tasks[key].cancel()
+        remaining = set(self._tasks.values())
+        if remaining:
+            _, remaining = await asyncio.wait(remaining, timeout=seconds)
+        for task in remaining:
+            task.cancel()
+        if remaining:
+            await asyncio.wait(remaining)
+        return len(remaining)
+
+    def _begin(self, message: Message) -> None:
+        if self._draining or message.key in self._messages:
+            return
+        self._messages[message.key] = message
+        task = asyncio.create_task(self._carry(message), name=f"message {message.key}")
+        self._tasks[message.key] = task
+
+    async def _carry(self, message: Message) -> None:
+        with structlog.contextvars.bound_contextvars(stream=message.key.stream, message_id=message.key.id):
+            try:
+                await self._walk(message)
+            except WorkerError as error:
+                self._dropped(message, error)
+            except Exception as error:
+                log.exception("message.crashed")
+                self._failed(error)
+            finally:
+                self._dispatch.let_go(message)
+                if message.record:
+                    self._watch.forget(message.record)
+                del self._messages[message.key], self._tasks[message.key]
+                self.freed.set()
+
+    async def _walk(self, message: Message) -> None:
+        if not await self._lasting(partial(self._admit.admit, message)) or message.record is None:
+            return
+        record = message.record
+        log.info(
+            "message.admitted", job=record.routing.job, phase=record.phase.value, takeovers=record.takeovers
+        )
+        while record.phase is not Phase.FINISHED and not self._draining:
+            fact = await self._lasting(partial(self._step, message, record))
+            record = message.record = await self._keep(message, record, fact)
+            if record.phase is Phase.RUNNING:
+                self._dispatch.let_go(message)
+        if record.phase is Phase.FINISHED:
+            await self._finish(message, record)
+
+    async def _step(self, message: Message, record: Record) -> Fact:
+        message.interruptible = record.phase is not Phase.DISPATCHING
+        try:
+            match record.phase:
+                case Phase.RECEIVED:
+                    return await self._dispatch.prepare(message, record)
+                case Phase.DISPATCHING:
+                    return await self._dispatch.send(message, record)
+                case _ if record.routing.detach:
+                    return Ended(Outcome(Verdict.DETACHED))
+                case _:
+                    return await self._watch.next(message, record)
+        except WorkerError as error:
+            if error.then is not Then.DEAD_LETTER:
+                raise
+            return Ended(outcome_of(error))
+        finally:
+            message.interruptible = False
+
+    async def _keep(self, message: Message, record: Record, fact: Fact) -> Record:
+        try:
+            return await self._lasting(partial(self._ledger.keep, record, fact))
+        except DuplicateChild as duplicate:
+            if not isinstance(fact, JobAccepted):
+                raise
+            kept_job_id = duplicate.kept_job_id
+        await self._lasting(partial(self._watch.stop_duplicate, record, fact.job_id))
+        self._instruments.duplicate_stopped()
+        log.error("job.duplicate_stopped", job_id=fact.job_id, kept_job_id=kept_job_id)
+        if not kept_job_id:
+            text = "the message was settled without a dispatched job"
+            raise Fenced(text)
+        return await self._keep(message, record, JobAccepted(kept_job_id, "", self._clock.now_ms()))
+
+    async def _finish(self, message: Message, record: Record) -> None:
+        message.record = await self._lasting(partial(self._settle.settle, record))
+        if record.outcome:
+            log.info(
+                "message.settled",
+                job=record.routing.job,
+                job_id=record.job_id,
+                verdict=record.outcome.verdict.value,
+                error_code=record.outcome.error_code,
+                reply_id=message.record.reply_id,
+            )
+
+    async def _lasting(self, act: Callable[[], Awaitable[T]]) -> T:
+        """Repeat an act until it succeeds or fails for good."""
+        failures = 0
+        while True:
+            try:
+                return await act()
+            except WorkerError as error:
+                if error.then not in {Then.RETRY, Then.PAUSE} or isinstance(error, DuplicateChild):
+                    raise
+                failures += 1
+                self._instruments.retried(error.code)
+                log.warning("step.retried", code=error.code, error=str(error), failures=failures)
+            await self._clock.sleep(RETRIES.delay(failures, random.random()))  # noqa: S311
+
+    def _dropped(self, message: Message, error: WorkerError) -> None:
+        if error.then is Then.LET_GO:
+            self._instruments.let_go(error.code)
+            log.warning("message.let_go", code=error.code, error=str(error))
+            return
+        log.error("message.failed", code=error.code, error=str(error), phase=str(message.phase))
+        self._failed(error)

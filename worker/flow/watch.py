@@ -1,0 +1,163 @@
+"""Step 4: a dispatched job is watched until its verdict is certain.
+
+Knows nothing of event streams; it looks at what `children` gathered, and reads from the API when that is not
+enough. The verdict itself is a rule in `core.verdict`.
+"""
+
+import asyncio
+import random
+
+import structlog
+
+from worker.core.backoff import Backoff
+from worker.core.gather import replace_with
+from worker.core.lifecycle import Ended, Fact, Progressed, StopOrdered
+from worker.core.model import Record, Verdict
+from worker.core.verdict import Final, Ongoing, judge
+from worker.flow.children import NEVER, Child, Children
+from worker.flow.message import Message
+from worker.ports import Clock, Nomad
+
+log = structlog.get_logger()
+
+QUIET_SECONDS = 5.0
+"""A job just dispatched shows up as an event within milliseconds; without one, it is read."""
+READ_CONCURRENCY = 8
+"""Each read is three requests; more would crowd out the dispatches on Nomad's 100 connections."""
+REREADS = Backoff(first_seconds=0.3, most_seconds=15.0)
+"""The first is soon: what `dead` leaves open is mostly told some hundred milliseconds later."""
+STOP_AGAIN_SECONDS = 30.0
+ENDING_SECONDS = 30.0
+"""How long a stopped job's tasks may take to end before the verdict does without their exit codes:
+a kill timeout (5 s unless the job says otherwise) and the client's next report."""
+
+
+class Watch:
+    """Finds the next fact about a running job.
+
+    Args:
+        placement_deadline_seconds: a job not placed by then is stopped, verdict `unplaced`; 0: never.
+    """
+
+    def __init__(
+        self, nomad: Nomad, children: Children, clock: Clock, *, placement_deadline_seconds: float = 0
+    ) -> None:
+        self._nomad = nomad
+        self._children = children
+        self._clock = clock
+        self._placement_deadline_ms = placement_deadline_seconds * 1000
+        self._reads = asyncio.Semaphore(READ_CONCURRENCY)
+
+    async def next(self, message: Message, record: Record) -> Fact:
+        """Wait for the next fact: a step forward, a reason to stop the job, or its end.
+
+        Raises:
+            NomadUnavailable, NomadDenied: Nomad could not be asked; what was gathered is kept.
+        """
+        child = self._child(message, record)
+        while True:
+            child.changed.clear()
+            finding = judge(child.snapshot, stopping=record.stopping, grace_over=self._grace_over(child))
+            if isinstance(finding, Final):
+                return Ended(finding.outcome)
+            if finding.step is not None and finding.step.value != record.shown:
+                return Progressed(finding.step, self._clock.now_ms(), finding.data)
+            if verdict := self._overdue(record):
+                return StopOrdered(verdict, self._clock.now_ms())
+            if record.stopping:
+                await self._stop(message, record)
+            self._plan_read(child, finding)
+            await self._change(child, self._next_deadline(child, message, record))
+
+    def forget(self, record: Record) -> None:
+        """The message left this worker's hands."""
+        self._children.forget(record.routing.place, record.job_id)
+
+    async def stop_duplicate(self, record: Record, job_id: str) -> None:
+        """Stop a job that was dispatched although the message already had one."""
+        await self._nomad.stop(record.routing.place, job_id)
+
+    def _child(self, message: Message, record: Record) -> Child:
+        place, job_id = record.routing.place, record.job_id
+        child = self._children.get(place, job_id)
+        if child is None:
+            child = self._children.add(place, record.routing.job, job_id)
+            fresh = bool(record.eval_id) and not message.unsure and message.request is not None
+            child.read_at = self._clock.monotonic() + (QUIET_SECONDS if fresh else 0)
+        return child
+
+    def _grace_over(self, child: Child) -> bool:
+        job, now = child.snapshot.job, self._clock.monotonic()
+        ending = child.snapshot.gone or (job is not None and (job.stop or job.status == "dead"))
+        if not ending:
+            child.ending_since = NEVER
+        elif child.ending_since == NEVER:
+            child.ending_since = now
+        return now - child.ending_since >= ENDING_SECONDS
+
+    def _overdue(self, record: Record) -> Verdict | None:
+        if record.stopping:
+            return None
+        now_ms = self._clock.now_ms()
+        if record.placed_at_ms:
+            limit = record.routing.timeout_seconds
+            over = limit is not None and now_ms >= record.placed_at_ms + limit * 1000
+            return Verdict.TIMED_OUT if over else None
+        deadline = self._placement_deadline_ms
+        over = bool(deadline) and now_ms >= record.dispatched_at_ms + deadline
+        return Verdict.UNPLACED if over else None
+
+    async def _stop(self, message: Message, record: Record) -> None:
+        now = self._clock.monotonic()
+        if message.stop_sent_at and now - message.stop_sent_at < STOP_AGAIN_SECONDS:
+            return
+        await self._nomad.stop(record.routing.place, record.job_id)
+        message.stop_sent_at = now
+        log.info("job.stop_sent", job_id=record.job_id, verdict=record.stopping)
+
+    def _plan_read(self, child: Child, finding: Ongoing) -> None:
+        if child.snapshot.job is not None and child.reads == 0 and not finding.needs_read:
+            # Events do arrive: the read for a quiet start is not needed.
+            if not child.snapshot.whole and child.read_at > self._clock.monotonic():
+                child.read_at = NEVER
+        elif finding.needs_read and child.read_at == NEVER:
+            delay = REREADS.delay(child.reads + 1, random.random())  # noqa: S311
+            child.read_at = self._clock.monotonic() + delay
+
+    def _next_deadline(self, child: Child, message: Message, record: Record) -> float:
+        now, now_ms = self._clock.monotonic(), self._clock.now_ms()
+        deadlines = [child.read_at, child.ending_since + ENDING_SECONDS]
+        if record.stopping:
+            deadlines.append(message.stop_sent_at + STOP_AGAIN_SECONDS)
+        elif record.placed_at_ms and record.routing.timeout_seconds is not None:
+            run_limit_ms = record.placed_at_ms + record.routing.timeout_seconds * 1000
+            deadlines.append(now + (run_limit_ms - now_ms) / 1000)
+        elif not record.placed_at_ms and self._placement_deadline_ms:
+            placement_ms = record.dispatched_at_ms + self._placement_deadline_ms
+            deadlines.append(now + (placement_ms - now_ms) / 1000)
+        return min(deadlines)
+
+    async def _change(self, child: Child, deadline: float) -> None:
+        """Wait until something is new about the child, at most until the deadline; read it if it is time."""
+        wait = deadline - self._clock.monotonic()
+        if wait > 0 and not child.changed.is_set():
+            try:
+                async with asyncio.timeout(None if wait == NEVER else wait):
+                    await child.changed.wait()
+            except TimeoutError:
+                pass
+        if child.read_at <= self._clock.monotonic():
+            await self._read(child)
+
+    async def _read(self, child: Child) -> None:
+        child.reads += 1
+        child.read_at = NEVER
+        try:
+            async with self._reads:
+                read = await self._nomad.snapshot(child.place, child.job_id)
+        except BaseException:
+            child.read_at = self._clock.monotonic()
+            raise
+        known, child.snapshot = child.snapshot, replace_with(read, child.snapshot)
+        if child.snapshot != known:
+            child.reads = 0

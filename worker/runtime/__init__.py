@@ -1,0 +1,1 @@
+"""The process: wiring, task tree, signals, metrics, logs, health."""

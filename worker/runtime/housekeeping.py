@@ -1,0 +1,97 @@
+"""What every replica does now and then for all: take over from the dead, reconcile, retire, trim.
+
+Each job is safe to do by several at once; none of them waits for another.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from worker.errors import Then, WorkerError
+from worker.flow.instruments import Instruments
+from worker.flow.intake import Intake
+from worker.flow.pipeline import Pipeline
+from worker.ports import Leases
+from worker.runtime.heartbeat import Heartbeat
+
+log = structlog.get_logger()
+
+SCAN_SECONDS = 2.0
+"""With a lease of 9 s: a dead worker's messages are taken after at most 11.5 s."""
+RECONCILE_SECONDS = 10.0
+TIDY_SECONDS = 60.0
+
+
+class Housekeeping:
+    """Three loops with one owner, the task tree."""
+
+    def __init__(
+        self,
+        leases: Leases,
+        heartbeat: Heartbeat,
+        pipeline: Pipeline,
+        intake: Intake,
+        instruments: Instruments,
+        tick: Callable[[], None],
+    ) -> None:
+        self._leases = leases
+        self._heartbeat = heartbeat
+        self._pipeline = pipeline
+        self._intake = intake
+        self._instruments = instruments
+        self._tick = tick
+
+    async def take_over(self) -> None:
+        """Scan for dead workers, for ever."""
+        while True:
+            self._tick()
+            await self._careful("take_over", self._take_over)
+            await asyncio.sleep(SCAN_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311
+
+    async def reconcile(self) -> None:
+        """Reconcile pending entries with memory, for ever, and soon after a read that failed."""
+        while True:
+            try:
+                async with asyncio.timeout(RECONCILE_SECONDS):
+                    await self._intake.reconcile_wanted.wait()
+                # The failed read may be a server that is away: give it a moment to be back.
+                await asyncio.sleep(1)
+            except TimeoutError:
+                pass
+            await self._careful("reconcile", self._intake.reconcile)
+
+    async def tidy(self) -> None:
+        """Retire consumers and trim streams, for ever."""
+        while True:
+            await asyncio.sleep(TIDY_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311
+            await self._careful("tidy", self._tidy)
+
+    async def _take_over(self) -> None:
+        if not self._heartbeat.steady:
+            return
+        found = True
+        while found:
+            found = False
+            for dead in await self._leases.dead():
+                # Over the limit on messages in flight if need be: a running job costs little to watch.
+                records = await self._leases.take(dead, len(dead.pending))
+                if records:
+                    found = True
+                    log.warning("worker.taken_over", dead_worker=dead.name, messages=len(records))
+                    self._instruments.taken_over(len(records))
+                    self._pipeline.take_records(records)
+
+    async def _tidy(self) -> None:
+        retired, trimmed = await self._leases.retire(), await self._leases.trim()
+        if retired or trimmed:
+            log.info("streams.tidied", consumers_retired=retired, entries_trimmed=trimmed)
+
+    async def _careful(self, name: str, job: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await job()
+        except WorkerError as error:
+            if error.then is Then.STOP:
+                raise
+            log.warning("housekeeping.failed", job=name, code=error.code, error=str(error))
