@@ -315,7 +315,7 @@ def test_the_reference_shows_values_and_what_was_changed() -> None:
 
 
 def test_the_document_is_the_code() -> None:
-    assert DOCUMENT.read_text() == markdown(), "run: dispatch-worker config --markdown > docs/settings.md"
+    assert DOCUMENT.read_text() == markdown(), "run: make docs"
 
 
 @given(st.dictionaries(st.sampled_from([row.name for row in reference()]), st.text(max_size=20), max_size=6))

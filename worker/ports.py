@@ -123,6 +123,8 @@ class DeadWorker:
     name: str
     pending: Sequence[MessageKey]
     """A bounded first part of what it holds."""
+    released: bool = False
+    """Whether it left in order, rather than fell silent."""
 
 
 class Leases(Protocol):

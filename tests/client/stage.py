@@ -35,6 +35,7 @@ class Stage:
         *,
         verdict: Verdict | None = None,
         data: Mapping[str, Any] | None = None,
+        job_id: str = "render/dispatch-1-2c85d768",
         **outcome: Any,
     ) -> str:
         """Add one reply entry, as the worker's scripts do. Returns its ID."""
@@ -44,8 +45,8 @@ class Stage:
             Phase.RUNNING,
             token=sent.id,
             routing=Routing(job="render", namespace="default", correlation_id="c-1"),
-            job_id="render/dispatch-1-2c85d768",
-            eval_id="9fff6706-94ac-ee81-8e86-6e56f88c3255",
+            job_id=job_id,
+            eval_id="9fff6706-94ac-ee81-8e86-6e56f88c3255" if job_id else "",
             attempt=1,
             outcome=ended,
         )
@@ -89,9 +90,12 @@ class Stage:
         answers of the next `count` requests to send.
         """
         left = count
+        serving: set[asyncio.Task[Any]] = set()
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             nonlocal left
+            if task := asyncio.current_task():
+                serving.add(task)
             upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", self.server.port)
             sending = False
 
@@ -101,7 +105,7 @@ class Stage:
                     sending = sending or b"XADD" in data
                     upstream_writer.write(data)
 
-            task = asyncio.create_task(forward())
+            forwarding = asyncio.create_task(forward())
             try:
                 while data := await upstream_reader.read(65536):
                     if sending and left:
@@ -109,7 +113,7 @@ class Stage:
                         return
                     writer.write(data)
             finally:
-                task.cancel()
+                forwarding.cancel()
                 upstream_writer.close()
                 writer.close()
 
@@ -119,3 +123,6 @@ class Stage:
             yield RedisOptions(f"redis://127.0.0.1:{port}")
         finally:
             proxy.close()
+            for task in serving:
+                task.cancel()
+            await asyncio.gather(*serving, return_exceptions=True)

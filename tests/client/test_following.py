@@ -130,6 +130,18 @@ async def test_a_broken_connection_is_made_anew(stage: Stage) -> None:
         assert kinds(await following) == [("accepted", 1), ("result", 2)]
 
 
+async def test_a_restarted_server_is_waited_for(stage: Stage) -> None:
+    async with DispatchClient(stage.options) as client:
+        sent = await client.send(job="a")
+        following = asyncio.create_task(collect(client, sent))
+        await stage.publish(sent, "accepted", 1)
+        await stage.readers(1)
+        await stage.server.restart(keep_data=True)
+        await stage.publish(sent, "result", 2, verdict=OK)
+
+        assert kinds(await following) == [("accepted", 1), ("result", 2)]
+
+
 async def test_a_final_reply_that_was_trimmed_comes_from_the_ledger(stage: Stage) -> None:
     async with DispatchClient(stage.options, poll_seconds=0.05) as client:
         sent = await client.send(job="a")
@@ -199,6 +211,19 @@ async def test_a_ledger_of_a_newer_version_is_not_guessed_at(stage: Stage) -> No
 
         with pytest.raises(RecordUnreadable):
             await client.result("requests", sent.id)
+
+
+async def test_what_cannot_be_read_ends_its_own_wait_alone(stage: Stage) -> None:
+    async with DispatchClient(stage.options, poll_seconds=0.05) as client:
+        strange, other = await client.send_many([Request(job="a"), Request(job="b")])
+        waiting = asyncio.create_task(client.wait(other, WAIT_SECONDS))
+        await stage.remember(strange, "settled", verdict="of_tomorrow")
+
+        with pytest.raises(RecordUnreadable, match="of_tomorrow"):
+            await client.wait(strange, WAIT_SECONDS)
+
+        await stage.publish(other, "result", 1, verdict=OK)
+        assert (await waiting).id == other.id
 
 
 async def test_a_message_is_found_again_by_its_identity(stage: Stage) -> None:

@@ -196,6 +196,7 @@ def test_a_server_that_passed_the_request_on_changes_nothing(
             "Job registration, dispatch, and scale are disabled by the scheduler configuration",
             NomadDenied,
         ),
+        (500, "failed to parse signed token: square/go-jose: compact JWS format", NomadDenied),
         (404, "<html>nginx</html>", NomadUnavailable),
         (413, "Request Entity Too Large", NomadRefused),
         (301, "", NomadUnavailable),

@@ -29,12 +29,13 @@ from worker.client.exchange import (
     deliver,
     locate,
     look_up,
+    recall,
     request_of,
 )
 from worker.client.feed import BLOCK_MILLISECONDS, ReplyFeed
 from worker.client.replies import Sent
 from worker.core.keys import Keys
-from worker.core.model import MessageKey, Request
+from worker.core.model import MessageKey, Record, Request
 from worker.core.reply import Reply
 
 
@@ -189,6 +190,15 @@ class DispatchClient:
             RecordUnreadable: written by a newer version of the worker.
         """
         return await self._perform(look_up(self._keys, MessageKey(stream, message_id)))
+
+    async def recall(self, stream: str, message_id: str) -> Record | None:
+        """What the ledger knows of a message now; None when it knows nothing (yet, or any more).
+
+        Raises:
+            RedisUnavailable: safe to repeat.
+            RecordUnreadable: written by a newer version of the worker.
+        """
+        return await self._perform(recall(self._keys, MessageKey(stream, message_id)))
 
     async def find(self, stream: str, message_id: str) -> Sent:
         """A message sent earlier or elsewhere, to be followed with `wait` or `events`.

@@ -14,11 +14,12 @@ from uuid import uuid4
 from redis.exceptions import NoScriptError
 
 from worker.adapters.redis.connection import translate
+from worker.adapters.redis.records import decode_record
 from worker.client.errors import MessageUnknown, NotSent
 from worker.client.replies import Sent, Thread, just_before, range_entries, reply_in_ledger
 from worker.core.backoff import Backoff
 from worker.core.keys import Keys
-from worker.core.model import MessageKey, Request
+from worker.core.model import MessageKey, Record, Request
 from worker.core.reply import Reply
 from worker.core.request import Limits, decode_request, encode_request
 from worker.errors import RedisUnavailable, Then
@@ -279,6 +280,16 @@ def look_up(keys: Keys, key: MessageKey) -> Steps[Reply | None]:
         if reply is not None and reply.final:
             return reply
     return remembered
+
+
+def recall(keys: Keys, key: MessageKey) -> Steps[Record | None]:
+    """The ledger's record of a message as it is now; None when the ledger does not know it.
+
+    Raises:
+        RecordUnreadable: written by a newer version.
+    """
+    (stored,) = _raised((yield Run((("HGETALL", keys.message(key)),))))
+    return decode_record(key, stored) if stored else None
 
 
 def settled(keys: Keys, messages: Iterable[MessageKey]) -> Steps[list[MessageKey]]:

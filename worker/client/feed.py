@@ -18,7 +18,7 @@ from worker.core.backoff import Backoff
 from worker.core.keys import Keys
 from worker.core.model import MessageKey
 from worker.core.reply import Reply
-from worker.errors import Then, WorkerError
+from worker.errors import RecordUnreadable, Then, WorkerError
 
 BLOCK_MILLISECONDS = 1000
 READ_COUNT = 500
@@ -192,9 +192,13 @@ class ReplyFeed:
         if not follower.settled_at_last_poll:
             follower.settled_at_last_poll = True
             return
-        reply = await self._perform(look_up(self._keys, follower.sent.key))
-        if reply is not None:
-            follower.arrivals.put_nowait(reply)
+        try:
+            reply = await self._perform(look_up(self._keys, follower.sent.key))
+        except RecordUnreadable as error:
+            follower.arrivals.put_nowait(error)  # this message's alone: the others go on
+        else:
+            if reply is not None:
+                follower.arrivals.put_nowait(reply)
 
 
 def _message_of(entry: StreamEntry) -> MessageKey:

@@ -101,6 +101,14 @@ def reply_in_ledger(key: MessageKey, stored: Mapping[bytes, bytes]) -> Reply | N
     Raises:
         RecordUnreadable: written by a newer version.
     """
+    try:
+        return _reply_in_ledger(key, stored)
+    except ValueError as error:
+        message = f"the ledger of {key} holds what this version does not read: {error}"
+        raise RecordUnreadable(message) from error
+
+
+def _reply_in_ledger(key: MessageKey, stored: Mapping[bytes, bytes]) -> Reply | None:
     text = {name.decode(): value.decode(errors="replace") for name, value in stored.items()}
     if text.get("state") != Phase.SETTLED.value:
         return None

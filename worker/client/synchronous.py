@@ -28,12 +28,13 @@ from worker.client.exchange import (
     deliver,
     locate,
     look_up,
+    recall,
     request_of,
 )
 from worker.client.replies import Sent, StreamEntry, Thread, stream_entries
 from worker.core.backoff import Backoff
 from worker.core.keys import Keys
-from worker.core.model import MessageKey, Request
+from worker.core.model import MessageKey, Record, Request
 from worker.core.reply import Reply
 from worker.errors import RedisUnavailable, Then
 
@@ -46,7 +47,7 @@ _BACKOFF = Backoff(first_seconds=0.1, most_seconds=5.0)
 class SyncDispatchClient:
     """As `DispatchClient`, for threads. Use as `with`; any number of threads may share one client.
 
-    Up to 16 threads can follow replies at once. A program with more waits should use `DispatchClient`.
+    Up to 64 threads can follow replies at once. A program with more waits should use `DispatchClient`.
     """
 
     def __init__(
@@ -134,6 +135,10 @@ class SyncDispatchClient:
     def result(self, stream: str, message_id: str) -> Reply | None:
         """The final reply of a message, long after if need be: see `DispatchClient.result`."""
         return self._perform(look_up(self._keys, MessageKey(stream, message_id)))
+
+    def recall(self, stream: str, message_id: str) -> Record | None:
+        """What the ledger knows of a message now: see `DispatchClient.recall`."""
+        return self._perform(recall(self._keys, MessageKey(stream, message_id)))
 
     def find(self, stream: str, message_id: str) -> Sent:
         """A message sent earlier or elsewhere: see `DispatchClient.find`."""

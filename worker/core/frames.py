@@ -33,7 +33,7 @@ class Frame:
     """Nomad's raft index, the same on several frames of one write. 0: a heartbeat, or not readable."""
     jobs: Sequence[Job] = ()
     deleted: Sequence[str] = ()
-    """IDs of jobs that were purged."""
+    """IDs of jobs that were purged or garbage-collected; as they last were, they stand in `jobs` too."""
     evaluations: Sequence[Evaluation] = ()
     allocations: Sequence[Allocation] = ()
     incomplete: bool = False
@@ -111,10 +111,9 @@ def decode(line: bytes, wanted: Callable[[str], bool]) -> Frame:
             match event.topic:
                 case "Job":
                     told = _JOB.decode(event.payload)
+                    jobs.append(told.job)
                     if told.deleted:
                         deleted.append(told.job.id)
-                    else:
-                        jobs.append(told.job)
                 case "Evaluation":
                     evaluations.append(_EVALUATION.decode(event.payload).evaluation)
                 case "Allocation":

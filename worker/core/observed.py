@@ -54,6 +54,10 @@ class Job(Observed, frozen=True):
     create_index: int = 0
     modify_index: int = 0
 
+    def group(self, name: str) -> TaskGroup | None:
+        """The group of this name; None when the job has none, or its groups are not known."""
+        return next((group for group in self.task_groups or () if group.name == name), None)
+
 
 class AllocMetric(Observed, frozen=True):
     """Why a group could not be placed (one value of `FailedTGAllocs`)."""
@@ -178,6 +182,9 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """None: not seen yet, or, when `gone`, no longer there."""
     gone: bool = False
     """Nomad said that the job is not there: purged or garbage-collected."""
+    purged: bool = False
+    """An event told of the job's deletion, by a purge or by garbage collection alike; `job.status` is then
+    what the job was when it was deleted."""
     evaluations: Mapping[str, Evaluation] = msgspec.field(default_factory=dict)
     allocations: Mapping[str, Allocation] = msgspec.field(default_factory=dict)
     whole: bool = False

@@ -53,7 +53,7 @@ _PERMANENT: tuple[tuple[re.Pattern[str], type[NomadRefused]], ...] = tuple(
 )
 
 _DENIED = re.compile(
-    r"Permission denied|ACL token not found|ACL token expired"
+    r"Permission denied|ACL token not found|ACL token expired|failed to parse signed token.*"
     r"|Job registration, dispatch, and scale are disabled.*",
     re.DOTALL,
 )

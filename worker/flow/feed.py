@@ -49,6 +49,7 @@ class Feed:
         self._index = 0
         self._failures = 0
         self.connected = False
+        self.name = "/".join(part for part in place if part)
 
     async def follow(self) -> None:
         """Hold the event stream open, for ever."""

@@ -31,7 +31,7 @@ class Intake:
 
     Args:
         max_in_flight: messages carried at once.
-        tick: called on every round, so that a stalled loop is noticed.
+        streams: short names of what the inbox reads.
     """
 
     def __init__(
@@ -45,7 +45,6 @@ class Intake:
         *,
         max_in_flight: int,
         streams: Sequence[str],
-        tick: Callable[[], None],
     ) -> None:
         self._inbox = inbox
         self._pipeline = pipeline
@@ -55,7 +54,6 @@ class Intake:
         self._instruments = instruments
         self._max_in_flight = max_in_flight
         self._streams = streams
-        self._tick = tick
         self._stopping = False
         self.reconcile_wanted = asyncio.Event()
         """Set after a read that failed: entries may be pending for this worker without its knowing."""
@@ -65,11 +63,11 @@ class Intake:
         self._stopping = True
         self._pipeline.freed.set()
 
-    async def run(self) -> None:
-        """Read until told to stop."""
+    async def run(self, tick: Callable[[], None]) -> None:
+        """Read until told to stop; `tick` on every round, so that a stalled loop is noticed."""
         failures = 0
         while not self._stopping:
-            self._tick()
+            tick()
             room = self._max_in_flight - len(self._pipeline)
             # A blocking read may bring one entry per stream whatever is asked for.
             if room < len(self._streams) or not self._gate.is_open or self._lease.remaining_seconds <= 0:

@@ -38,3 +38,8 @@ class Message:
     def phase(self) -> Phase | None:
         """The record's phase; None before admission."""
         return self.record.phase if self.record else None
+
+    @property
+    def job(self) -> str:
+        """The parameterized job's name; empty before admission."""
+        return self.record.routing.job if self.record else ""

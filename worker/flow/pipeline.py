@@ -60,7 +60,8 @@ class Pipeline:
         self._failed = failed
         self._messages: dict[MessageKey, Message] = {}
         self._tasks: dict[MessageKey, asyncio.Task[None]] = {}
-        self._draining = False
+        self.draining = False
+        """Whether this worker is leaving: nothing new is begun."""
         self.freed = asyncio.Event()
         """Set whenever a message leaves."""
 
@@ -98,7 +99,7 @@ class Pipeline:
         Returns:
             How many messages had to be cut off. Their takers find out from Nomad.
         """
-        self._draining = True
+        self.draining = True
         for key, message in list(self._messages.items()):
             if message.interruptible:
                 self._tasks[key].cancel()
@@ -112,7 +113,7 @@ class Pipeline:
         return len(remaining)
 
     def _begin(self, message: Message) -> None:
-        if self._draining or message.key in self._messages:
+        if self.draining or message.key in self._messages:
             return
         self._messages[message.key] = message
         task = asyncio.create_task(self._carry(message), name=f"message {message.key}")
@@ -141,7 +142,7 @@ class Pipeline:
         log.info(
             "message.admitted", job=record.routing.job, phase=record.phase.value, takeovers=record.takeovers
         )
-        while record.phase is not Phase.FINISHED and not self._draining:
+        while record.phase is not Phase.FINISHED and not self.draining:
             fact = await self._lasting(partial(self._step, message, record))
             record = message.record = await self._keep(message, record, fact)
             if record.phase is Phase.RUNNING:

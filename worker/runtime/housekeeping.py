@@ -34,19 +34,17 @@ class Housekeeping:
         pipeline: Pipeline,
         intake: Intake,
         instruments: Instruments,
-        tick: Callable[[], None],
     ) -> None:
         self._leases = leases
         self._heartbeat = heartbeat
         self._pipeline = pipeline
         self._intake = intake
         self._instruments = instruments
-        self._tick = tick
 
-    async def take_over(self) -> None:
-        """Scan for dead workers, for ever."""
+    async def take_over(self, tick: Callable[[], None]) -> None:
+        """Scan for dead workers, for ever; `tick` on every round, so that a stalled loop is noticed."""
         while True:
-            self._tick()
+            tick()
             await self._careful("take_over", self._take_over)
             await asyncio.sleep(SCAN_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311
 
@@ -69,12 +67,13 @@ class Housekeeping:
             await self._careful("tidy", self._tidy)
 
     async def _take_over(self) -> None:
-        if not self._heartbeat.steady:
-            return
         found = True
         while found:
             found = False
             for dead in await self._leases.dead():
+                # Who left in order is gone for sure; who fell silent may be coming back with all the others.
+                if not (dead.released or self._heartbeat.steady):
+                    continue
                 # Over the limit on messages in flight if need be: a running job costs little to watch.
                 records = await self._leases.take(dead, len(dead.pending))
                 if records:

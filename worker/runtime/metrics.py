@@ -8,7 +8,7 @@ import itertools
 import math
 import platform
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from prometheus_client import (
@@ -24,10 +24,18 @@ from prometheus_client import (
 from worker.core.backlog import Backlog, StreamBacklog
 from worker.core.model import DEAD_LETTERED, Outcome, Place, Record, Verdict
 from worker.errors import Fenced, RedisUnavailable, Then, WorkerError
+from worker.runtime.labels import (
+    LEDGER_OPERATIONS,
+    NOMAD_CODES,
+    NOMAD_OPERATIONS,
+    OTHER,
+    REASONS,
+    REDIS_OPERATIONS,
+    codes,
+    reason_of,
+)
 
 PREFIX = "dispatch_worker"
-OTHER = "other"
-OK = "ok"
 NAMED_JOBS = 50
 """Jobs with a label value of their own; the rest share `other`. Bounds the number of series."""
 PROBE_SECONDS = 2.0
@@ -36,30 +44,9 @@ PROBE_SECONDS = 2.0
 # Otherwise every counter and histogram brings a second series with the time of its creation.
 metrics.disable_created_metrics()  # type: ignore[no-untyped-call]
 
-_REJECTIONS = {
-    "request.payload_too_large": "too_large",
-    "request.meta_too_large": "too_large",
-    "nomad.payload_too_large": "too_large",
-    "request.place_not_configured": "not_allowed",
-    "request.reply_to_invalid": "not_allowed",
-    "policy.not_allowed": "not_allowed",
-}
-"""Codes by the reason they are counted under; other `request.` codes are `schema`, the rest `refused`."""
-
-REASONS = ("schema", "not_allowed", "too_large", "expired", "refused")
-NOMAD_OPERATIONS = ("dispatch", "find_by_token", "job", "live_children", "snapshot", "stop")
-REDIS_OPERATIONS = ("read", "mine", "fetch", "admit", "keep", "settle", "beat", "dead", "take")
-"""Methods of the ports, as `measured` tells them; others are `other`."""
-LEDGER_OPERATIONS = ("admit", "keep", "settle")
-_QUICK = (0.005, 0.02, 0.1, 0.5, 2.0, 5.0)
+_QUICK = (0.02, 0.1, 0.5, 2.0)
 _WAITS = (0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0)
-_RUNS = (1.0, 10.0, 60.0, 600.0, 3600.0, 21_600.0, 86_400.0)
-
-
-def _kinds(root: type[WorkerError] = WorkerError) -> Iterator[type[WorkerError]]:
-    yield root
-    for kind in root.__subclasses__():
-        yield from _kinds(kind)
+_RUNS = (1.0, 30.0, 600.0, 7200.0, 86_400.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +85,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.local = local
         self._streams = tuple(streams)
-        self._codes = {kind.code: kind.then for kind in _kinds()}
+        self._codes = codes()
         self._jobs: set[str] = set()
         self._declare_messages()
         self._declare_nomad()
@@ -193,6 +180,9 @@ class Metrics:
             "region",
             "namespace",
         )
+        self._feed_losses = self._counter(
+            "event_stream_losses_total", "Event streams lost or refused.", "code"
+        )
         self._frames = self._counter("event_frames_total", "Lines of event streams read.", "kind")
         self._sweeps = self._counter("sweeps_total", "Sweeps over the live jobs that ended.")
         self._corrections = self._counter("sweep_corrections_total", "Ends a sweep found and no event told.")
@@ -238,12 +228,12 @@ class Metrics:
             (self._published, (self._streams, Verdict)),
             (self._dead_letters, (self._streams, DEAD_LETTERED)),
             (self._frames, (("heartbeat", "events"),)),
-            (self._reconnects, (("redis", "event_stream"),)),
+            (self._reconnects, (("event_stream",),)),
             (self._fenced, (LEDGER_OPERATIONS,)),
             (self._redis_errors, (REDIS_OPERATIONS, (RedisUnavailable.code,))),
-            (self._requests, (NOMAD_OPERATIONS, (OK,))),
-            (self._requests, (("dispatch",), self._passing("nomad."))),
-            (self._request_nomad_seconds, (NOMAD_OPERATIONS,)),
+            (self._requests, (NOMAD_OPERATIONS, ("200", "error"))),
+            (self._requests, (NOMAD_OPERATIONS[:1], NOMAD_CODES)),
+            (self._feed_losses, (self._passing("nomad.event_stream"),)),
             (self._retries, (self._passing(),)),
             (self._let_go, ([code for code, then in self._codes.items() if then is Then.LET_GO],)),
         ]
@@ -304,7 +294,7 @@ class Metrics:
         if verdict in DEAD_LETTERED:
             self._dead_letters.labels(stream, verdict.value).inc()
         if verdict in {Verdict.REJECTED, Verdict.EXPIRED}:
-            self._rejected.labels(stream, _reason(outcome)).inc()
+            self._rejected.labels(stream, reason_of(outcome)).inc()
         if record.job_id:
             result = "succeeded" if verdict is Verdict.SUCCEEDED else "other"
             self._finished.labels(self._job(record.routing.job), result).inc()
@@ -321,7 +311,7 @@ class Metrics:
     def feed_lost(self, place: Place, code: str) -> None:
         """See `Instruments.feed_lost`."""
         self._feed_connected.labels(place.region, place.namespace).set(0)
-        self._requests.labels("events", self._code(code)).inc()
+        self._feed_losses.labels(self._code(code)).inc()
         self._reconnects.labels("event_stream").inc()
 
     def feed_read(self, place: Place, *, heartbeat: bool) -> None:
@@ -337,9 +327,9 @@ class Metrics:
     # What the adapters tell, through `measured` ------------------------------------------------------
 
     def nomad_answered(self, operation: str, code: str, seconds: float) -> None:
-        """A request to Nomad ended; `code` is `ok` or an error's."""
+        """A request to Nomad ended; `code` is the HTTP status, or `error`."""
         operation = operation if operation in NOMAD_OPERATIONS else OTHER
-        self._requests.labels(operation, code if code == OK else self._code(code)).inc()
+        self._requests.labels(operation, code if code in NOMAD_CODES else OTHER).inc()
         self._request_nomad_seconds.labels(operation).observe(seconds)
 
     def redis_answered(self, operation: str, code: str, _seconds: float) -> None:
@@ -349,10 +339,6 @@ class Metrics:
         elif code.startswith("redis."):
             operation = operation if operation in REDIS_OPERATIONS else OTHER
             self._redis_errors.labels(operation, self._code(code)).inc()
-
-    def reconnected(self, kind: str) -> None:
-        """A connection was opened again. `kind`: `redis`, `event_stream`."""
-        self._reconnects.labels(kind).inc()
 
     def token_expires(self, unix_seconds: float) -> None:
         """When the Nomad token ends; 0: never, or not known."""
@@ -391,10 +377,3 @@ class Metrics:
 
     def _code(self, code: str) -> str:
         return code if code in self._codes else OTHER
-
-
-def _reason(outcome: Outcome) -> str:
-    if outcome.verdict is Verdict.EXPIRED:
-        return "expired"
-    default = "schema" if outcome.error_code.startswith("request.") else "refused"
-    return _REJECTIONS.get(outcome.error_code, default)

@@ -192,7 +192,7 @@ class Settings(BaseSettings):
     )
     nomad_timeout_seconds: Seconds = _setting(
         "WORKER_NOMAD_TIMEOUT_SECONDS",
-        5.0,
+        6.0,
         "Total time of one dispatch request. After a crash a new owner waits it out before it dispatches, so "
         "adoption time grows with it.",
         unit="seconds",

@@ -78,7 +78,7 @@ def markdown() -> str:
         "Read from the environment at start, all problems told at once; no `.env` file is read. An empty",
         "variable counts as unset. `dispatch-worker config` shows the values in force.",
         "",
-        "This page is made from `worker/settings/model.py` by `dispatch-worker config --markdown`.",
+        "This page is made from `worker/settings/model.py` by `dispatch-worker config --format markdown`.",
     ]
     for prefix, title in (("NOMAD_", "Nomad"), ("REDIS_", "Redis"), ("WORKER_", "Worker")):
         lines += ["", f"## {title}", "", "| Variable | Form | Default | What and why |", "|---|---|---|---|"]

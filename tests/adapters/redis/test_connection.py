@@ -127,7 +127,7 @@ async def test_no_password_is_in_a_repr() -> None:
 @pytest.mark.parametrize("url", ["redis://h", "redis+sentinel://h/s", "unix:///r.sock"])
 @pytest.mark.parametrize(
     ("purpose", "socket_timeout", "retries", "connections"),
-    [(Purpose.READER, 5.5, 0, 16), (Purpose.OPS, 2.0, 1, 16), (Purpose.BEAT, 1.0, 0, 1)],
+    [(Purpose.READER, 5.5, 0, 64), (Purpose.OPS, 2.0, 1, 16), (Purpose.BEAT, 1.0, 0, 1)],
 )
 async def test_each_purpose_has_its_own_limits(
     url: str, purpose: Purpose, socket_timeout: float, retries: int, connections: int

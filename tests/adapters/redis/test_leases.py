@@ -70,6 +70,7 @@ async def test_a_worker_that_released_its_lease_counts_against_no_message(bench:
 
     (seen,) = await taker.leases.dead()
     (record,) = await taker.leases.take(seen, 10)
+    assert seen.released
     assert (record.takeovers, record.fence) == (0, 2)
 
 

@@ -249,7 +249,8 @@ class NomadClient:
             tail_bytes: the most bytes to return.
 
         Returns:
-            At most `tail_bytes`; whatever the task wrote, so not always text.
+            At most `tail_bytes`; whatever the task wrote, so not always text. Empty: nothing, or the task
+            never started.
 
         Raises:
             ChildUnknown: the allocation is not there (any more).
@@ -271,6 +272,8 @@ class NomadClient:
             place=place,
             timeout_seconds=self._options.probe_timeout_seconds,
         )
+        if response.status_code == httpx.codes.NOT_FOUND and "not started yet" in response.text:
+            return b""
         tail = self._calls.read(response, bytes, Operation.LOGS)
         return tail[-tail_bytes:] if tail_bytes else b""
 

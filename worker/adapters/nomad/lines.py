@@ -22,7 +22,7 @@ class LineCutter:
     """Assembles lines from chunks, in time linear in the bytes seen.
 
     Args:
-        limit_bytes: the longest line that is kept, its end not counted.
+        limit_bytes: the longest line that is kept, its end not counted; at least KEPT_BYTES.
     """
 
     def __init__(self, limit_bytes: int) -> None:

@@ -7,6 +7,7 @@ import re
 from urllib.parse import quote
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.:-]+")
+_SPECIAL = re.compile(r'["\\\x00-\x1f\x7f]')
 _DOTS = frozenset({"", ".", ".."})
 
 
@@ -30,21 +31,17 @@ def job_path(job_id: str, endpoint: str = "") -> str:
 def literal(text: str) -> str:
     r"""A string of Nomad's filter language.
 
-    Everything but plain characters is escaped, the slash above all: `"/a"` would be read as a path into the
-    datum and match nothing, and `\"` ends the string early (seen on Nomad 2.0).
+    Double quotes are for plain names alone: `"/a"` would be read as a path into the datum and match
+    nothing, and `\"` ends the string early (both seen on Nomad 2.0). Raw strings take everything but a
+    backtick, and drop carriage returns.
     """
     if _PLAIN.fullmatch(text):
         return f'"{text}"'
-    return '"' + "".join(_escaped(character) for character in text) + '"'
+    if "`" not in text and "\r" not in text:
+        return f"`{text}`"
+    return '"' + _SPECIAL.sub(lambda found: f"\\x{ord(found[0]):02x}", text) + '"'
 
 
 def children_prefix(parent: str) -> str:
     """The prefix of the IDs of a parameterized job's children, and of no neighbour's."""
     return f"{parent}/dispatch-"
-
-
-def _escaped(character: str) -> str:
-    if _PLAIN.fullmatch(character):
-        return character
-    code = ord(character)
-    return f"\\x{code:02x}" if code < 0x80 else f"\\U{code:08x}"  # noqa: PLR2004 - the end of ASCII

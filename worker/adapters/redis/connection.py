@@ -52,6 +52,8 @@ FAILURES: tuple[type[Exception], ...] = (RedisError, RedisClusterException, OSEr
 
 OPS_CONNECTIONS = 16
 OPS_POOL_WAIT_SECONDS = 5.0
+READER_CONNECTIONS = 64
+"""A blocked read holds its connection; they are opened as needed."""
 READER_SLACK_SECONDS = 4.0
 """Some servers restart BLOCK when a reader is woken without data: its socket must wait longer."""
 
@@ -97,7 +99,7 @@ class _Timing(NamedTuple):
 def _timing(purpose: Purpose, block_seconds: float) -> _Timing:
     match purpose:
         case Purpose.READER:
-            return _Timing(block_seconds + READER_SLACK_SECONDS, 2.0, 0, 0, OPS_CONNECTIONS, 1.0)
+            return _Timing(block_seconds + READER_SLACK_SECONDS, 2.0, 0, 0, READER_CONNECTIONS, 1.0)
         case Purpose.OPS:
             return _Timing(2.0, 2.0, 1, 20, OPS_CONNECTIONS, OPS_POOL_WAIT_SECONDS)
         case Purpose.BEAT:
@@ -124,7 +126,7 @@ def connect(
         nodes = [redis.asyncio.cluster.ClusterNode(host, port) for host, port in target.nodes]
         # A cluster client has no waiting pool: enough connections per node that none is refused.
         return redis.asyncio.RedisCluster(
-            startup_nodes=nodes, max_connections=4 * OPS_CONNECTIONS, ssl=target.tls, **settings
+            startup_nodes=nodes, max_connections=READER_CONNECTIONS, ssl=target.tls, **settings
         )
     settings |= {"max_connections": timing.connections, "timeout": timing.pool_wait_seconds, "db": target.db}
     if target.kind == "sentinel":
@@ -153,7 +155,7 @@ def connect_sync(
     if target.kind == "cluster":
         nodes = [_untyped(ClusterNode)(host, port) for host, port in target.nodes]
         return redis.RedisCluster(
-            startup_nodes=nodes, max_connections=4 * OPS_CONNECTIONS, ssl=target.tls, retry=retry, **settings
+            startup_nodes=nodes, max_connections=READER_CONNECTIONS, ssl=target.tls, retry=retry, **settings
         )
     settings |= {"retry": retry, "max_connections": timing.connections, "db": target.db}
     if target.kind == "sentinel":

@@ -65,7 +65,7 @@ class RedisLeases:
         try:
             alive = await self._alive()
             found = [
-                DeadWorker(name, await self._held(stream, name))
+                DeadWorker(name, await self._held(stream, name), await self._released(name))
                 for stream in self._options.streams
                 for name in await self._holders(stream)
                 if name not in alive
@@ -133,6 +133,9 @@ class RedisLeases:
     async def _holders(self, stream: str) -> list[str]:
         summary = await self._ops.xpending(self._keys.stream(stream), self._options.group)
         return [consumer["name"].decode() for consumer in summary["consumers"] or []]
+
+    async def _released(self, name: str) -> bool:
+        return bool(await self._ops.hexists(self._keys.worker(name), "released"))
 
     async def _held(self, stream: str, name: str) -> list[MessageKey]:
         page = await self._ops.xpending_range(

@@ -24,6 +24,7 @@ from worker.dev.simulator.restarts import (
 )
 from worker.dev.simulator.state import Node
 from worker.dev.simulator.taskenv import SCRIPTED, environment, fetch_artifacts, fill_in, prepare_folder
+from worker.dev.simulator.tasks import StartFailure
 
 _OUT_OF_TIME = "allocation exceeded max_run_duration"
 _STATUS_TEXTS = {
@@ -41,6 +42,7 @@ class Client(Protocol):
     directory: Path
     speed: float
     now: Callable[[], int]
+    runs: list[dict[str, Any]]
 
     def report(self, runner: "AllocRunner") -> None:
         """Note that the runner has news."""
@@ -72,6 +74,10 @@ class TaskRunner:
         """Whether the task has not ended for good."""
         return self.state.state != "dead"
 
+    def told_to_end(self) -> bool:
+        """Whether a kill has begun."""
+        return self._killed
+
     def add(self, event: TaskEvent) -> None:
         """Append a task event."""
         self.state.add(event)
@@ -80,14 +86,14 @@ class TaskRunner:
         """Run the task to its end; with a gate, begin when it opens."""
         if gate is not None:
             await gate.wait()
-        if not self._killed:
+        if not self.told_to_end():
             self.add(setup_event(self.owner.now()))
             self.owner.changed()
             await self._attempts()
         self._end()
 
     async def _attempts(self) -> None:
-        while not self._killed:
+        while not self.told_to_end():
             try:
                 self.running = await self._start()
             except StartFailed as error:
@@ -98,13 +104,13 @@ class TaskRunner:
                 end = await self._watch(self.running)
                 now = self.owner.now()
                 self.add(terminated_event(end, now))
-                if self._killed:
+                if self.told_to_end():
                     self.add(plain_event("Killed", now))
                     return
                 if end.successful and not self.sidecar:
                     return
                 verdict = self._policy.next(now)
-            if self._killed:
+            if self.told_to_end():
                 return
             self.add(verdict.event)
             if verdict.delay is None:
@@ -120,7 +126,9 @@ class TaskRunner:
         owner, spec = self.owner, self.spec
         driver = owner.client.drivers.get(spec["Driver"])
         if driver is None:
-            raise StartFailed("Driver Failure", f'failed to find driver "{spec["Driver"]}"')
+            problem = f'failed to find driver "{spec["Driver"]}"'
+            failure: StartFailure = "Driver Failure"
+            raise StartFailed(failure, problem)
         directory = None
         if spec["Driver"] not in SCRIPTED:
             directory = owner.directory / self.name
@@ -139,10 +147,22 @@ class TaskRunner:
         self.state.state = "running"
         self.state.started_at = go_time(now)
         self.owner.changed()
-        if self._killed:
+        if self.told_to_end():
             # Told to end while it was starting.
             await self._kill(running)
-        return await running.wait()
+        run = {
+            "job_id": self.owner.job.id,
+            "alloc_id": self.owner.alloc.id,
+            "node": self.owner.node.name,
+            "task": self.name,
+            "started_at": now / 1e9,
+            "ended_at": None,
+            "exit_code": None,
+        }
+        self.owner.client.runs.append(run)
+        end = await running.wait()
+        run.update(ended_at=self.owner.now() / 1e9, exit_code=end.exit_code)
+        return end
 
     async def _pause(self, seconds: float) -> None:
         self._wake = asyncio.Event()
@@ -309,7 +329,7 @@ class AllocRunner:
             "poststop": not any(task.alive for task in mains),
         }
         for task in self.tasks.values():
-            if turns.get(task.hook, True) or task._killed:  # noqa: SLF001 - the two classes are one machine
+            if turns.get(task.hook, True) or task.told_to_end():
                 self._gates[task.name].set()
 
     def _kill_all(self, reason: str = "", *, poststop: bool = False) -> None:

@@ -128,10 +128,9 @@ def deregister(state: State, namespace: str, job_id: str, now: int, *, purge: bo
         write.done()
         return Stopped("", write.index)
     write.cut()
-    # Of a purged job Nomad no longer knows the type, and falls back to "service".
-    kind = "service" if purge else job.spec.type
+    # Nomad calls this evaluation "service" whatever the job's type.
     evaluation = new_evaluation(
-        state, job, write, "job-deregister", type=kind, job_modify_index=write.index
+        state, job, write, "job-deregister", type="service", job_modify_index=write.index
     )
     write.evaluation(evaluation)
     write.done()

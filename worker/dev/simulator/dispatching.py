@@ -13,6 +13,7 @@ from worker.dev.simulator.records import Evaluation
 from worker.dev.simulator.state import State
 
 MAX_PAYLOAD_BYTES = 16 * 1024
+MAX_PRIORITY = 100
 _SECOND = 1_000_000_000
 _FIELDS = {
     "idempotencytoken": ("IdempotencyToken", str, "string"),
@@ -121,8 +122,8 @@ def check(state: State, request: DispatchRequest) -> Job:
         raise Refused(msg)
     _check_payload(rules.get("Payload") or "optional", request.payload)
     _check_meta(rules, request.meta)
-    if request.priority and not 1 <= request.priority <= 100:
-        msg = "dispatch job priority must be between [1, 100]"
+    if request.priority and not 1 <= request.priority <= MAX_PRIORITY:
+        msg = f"dispatch job priority must be between [1, {MAX_PRIORITY}]"
         raise Refused(msg)
     return parent
 

@@ -96,7 +96,9 @@ def _complete(state: State, evaluation: Evaluation, superseded: list[Evaluation]
 Placed = list[tuple[Placement, Node, Metrics]]
 
 
-def _place_all(state: State, job: Job, decisions: Decisions) -> tuple[Placed, dict[str, Metrics], dict[str, int]]:
+def _place_all(
+    state: State, job: Job, decisions: Decisions
+) -> tuple[Placed, dict[str, Metrics], dict[str, int]]:
     """Find nodes; return what was placed, the metrics of groups that were not, and how many wait."""
     plan = Plan()
     stopping = {alloc.id for alloc, _ in decisions.stops}
@@ -206,6 +208,7 @@ def _write_plan(
         alloc.desired_description = description
         if alloc.id in decisions.lost:
             alloc.client_status = "lost"
+            alloc.alloc_states = None
         write.alloc(alloc)
     for alloc, _ in decisions.unknown:
         alloc.client_status = "unknown"

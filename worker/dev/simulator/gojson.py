@@ -13,6 +13,8 @@ _STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _SPACE = " \t\r\n"
 _ALPHABET = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
+_MAY_BE_PADDED = {2: b"\r\n=", 3: b"\r\n"}
+"""By the size of the last group: what may follow its first padding character."""
 _KINDS = {bool: "bool", int: "number", float: "number", str: "string", list: "array", dict: "object"}
 
 
@@ -70,8 +72,8 @@ def _bad_base64(text: str) -> int:
             continue
         if byte in _ALPHABET:
             group = (group + 1) % 4
-        elif byte == ord("=") and group >= 2:
-            rest = data[position + 1 :].lstrip(b"\r\n=" if group == 2 else b"\r\n")
+        elif byte == ord("=") and group in _MAY_BE_PADDED:
+            rest = data[position + 1 :].lstrip(_MAY_BE_PADDED[group])
             return len(data) - len(rest) if rest else len(data)
         else:
             return position

@@ -4,6 +4,7 @@ Knows nothing of syntax or of Nomad.
 """
 
 import json
+import math
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -55,7 +56,7 @@ def as_number(value: Any) -> int | float:
             number = float(value)
         except ValueError:
             number = float("nan")
-        if number == number:  # noqa: PLR0124 - the usual test for "not a number"
+        if math.isfinite(number):
             return _whole(number)
     msg = f"a number is required, not {value!r}"
     raise TypeError(msg)
@@ -110,7 +111,7 @@ _ARITHMETIC: Mapping[str, Callable[[Any, Any], Any]] = {
 
 
 def _whole(number: float) -> int | float:
-    return int(number) if isinstance(number, float) and number.is_integer() else number
+    return int(number) if number == int(number) else number
 
 
 def _format(template: str, *values: Any) -> str:

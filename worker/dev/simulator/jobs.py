@@ -15,6 +15,8 @@ from worker.dev.simulator.records import Allocation, Evaluation
 
 GROUP_STATUSES = ("Complete", "Failed", "Lost", "Queued", "Running", "Starting", "Unknown")
 _serials = itertools.count(1)
+_SEVEN_BITS, _MORE, _ONE_BYTE = 0x7F, 0x80, 0xFF
+_LENGTH_IN_ONE_BYTE, _LENGTH_IN_TWO_BYTES = 60, 61
 _COUNTED_AS = {"pending": "Starting"}
 
 
@@ -30,18 +32,18 @@ def snappy_block(data: bytes) -> bytes:
     """
     size = len(data)
     block = bytearray()
-    while size >= 0x80:
-        block.append(size & 0x7F | 0x80)
+    while size > _SEVEN_BITS:
+        block.append(size & _SEVEN_BITS | _MORE)
         size >>= 7
     block.append(size)
     if data:
         last = len(data) - 1
-        if last < 60:
+        if last < _LENGTH_IN_ONE_BYTE:
             block.append(last << 2)
-        elif last < 0x100:
-            block += bytes((60 << 2, last))
+        elif last <= _ONE_BYTE:
+            block += bytes((_LENGTH_IN_ONE_BYTE << 2, last))
         else:
-            block += bytes((61 << 2, last & 0xFF, last >> 8))
+            block += bytes((_LENGTH_IN_TWO_BYTES << 2, last & _ONE_BYTE, last >> 8))
     return bytes(block) + data
 
 
@@ -118,9 +120,7 @@ class Group:
     def exhausted(self, dimension: str) -> dict[str, Any]:
         """Return what placement metrics show per task when a dimension, "cpu" or "memory", is full."""
         field_name = "CPU" if dimension == "cpu" else "MemoryMB"
-        return {
-            task["Name"]: _amounts(**{field_name: task["Resources"][field_name]}) for task in self.tasks
-        }
+        return {task["Name"]: _amounts(**{field_name: task["Resources"][field_name]}) for task in self.tasks}
 
 
 def _raw(value: Any) -> msgspec.Raw:

@@ -6,9 +6,9 @@ Knows nothing of tasks: what a silent client's tasks do is the runner's affair.
 from typing import Any
 
 from worker.dev.simulator.evaluating import new_evaluation
+from worker.dev.simulator.jobs import Job
 from worker.dev.simulator.records import DesiredTransition, Evaluation, go_time
 from worker.dev.simulator.scheduler import computed_class
-from worker.dev.simulator.jobs import Job
 from worker.dev.simulator.state import Node, State, Write
 
 FORCE = -1

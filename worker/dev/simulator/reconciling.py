@@ -23,9 +23,9 @@ NOT_NEEDED = "alloc not needed due to job update"
 RECONNECTED = "alloc not needed due to disconnected client reconnect"
 UNKNOWN = "alloc is unknown since its node is disconnected"
 _UPDATES = (
-    "Canary DestructiveUpdate Disconnect Ignore InPlaceUpdate Migrate Place Preemptions Reconnect"
-    " RescheduleLater RescheduleNow Stop"
-).split()
+    *("Canary", "DestructiveUpdate", "Disconnect", "Ignore", "InPlaceUpdate", "Migrate", "Place"),
+    *("Preemptions", "Reconnect", "RescheduleLater", "RescheduleNow", "Stop"),
+)
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""The objects Nomad shows for evaluations and allocations, with Nomad's field names and its rules for empty fields.
+"""Evaluations and allocations as Nomad shows them: its field names, its rules for empty fields.
 
 Decides nothing about when they change. The time is always given: nanoseconds since the epoch.
 """
@@ -52,11 +52,15 @@ class Whole(msgspec.Struct, rename=go_name, kw_only=True):
     """Base of objects that always show every field."""
 
 
+class Fixed(msgspec.Struct, rename=go_name, kw_only=True, frozen=True):
+    """Base of objects that show every field and never change."""
+
+
 class Sparse(msgspec.Struct, rename=go_name, kw_only=True, omit_defaults=True):
     """Base of objects that leave out empty fields."""
 
 
-class TaskEvent(Whole, frozen=True):
+class TaskEvent(Fixed, frozen=True, kw_only=True):
     """One thing that happened to a task, in the words of Nomad's client."""
 
     details: dict[str, str]
@@ -85,7 +89,7 @@ class TaskEvent(Whole, frozen=True):
     vault_error: str = ""
 
 
-class TaskState(Whole):
+class TaskState(Whole, kw_only=True):
     """What a client reports of one task."""
 
     events: list[TaskEvent]
@@ -107,7 +111,7 @@ class TaskState(Whole):
         return msgspec.structs.replace(self, events=list(self.events))
 
 
-class Scores(Whole, frozen=True):
+class Scores(Fixed, frozen=True, kw_only=True):
     """How one node was ranked."""
 
     node_id: str
@@ -115,7 +119,7 @@ class Scores(Whole, frozen=True):
     scores: dict[str, float]
 
 
-class Metrics(Whole):
+class Metrics(Whole, kw_only=True):
     """How a placement was found, or why none was."""
 
     allocation_time: int = 10_000
@@ -136,14 +140,14 @@ class Metrics(Whole):
     scores: dict[str, float] | None = None
 
 
-class PlanAnnotations(Whole, frozen=True):
+class PlanAnnotations(Fixed, frozen=True, kw_only=True):
     """What an evaluation set out to do."""
 
     desired_tg_updates: dict[str, dict[str, int]] = msgspec.field(name="DesiredTGUpdates")
     preempted_allocs: None = None
 
 
-class Evaluation(Sparse):
+class Evaluation(Sparse, kw_only=True):
     """One run of the scheduler for one job. Its status is about placement only."""
 
     id: str
@@ -178,7 +182,7 @@ class Evaluation(Sparse):
         return self.status in {"pending", "blocked"}
 
 
-class DesiredTransition(Whole, frozen=True):
+class DesiredTransition(Fixed, frozen=True, kw_only=True):
     """What the server wants to happen to an allocation next."""
 
     force_reschedule: bool | None = None
@@ -191,7 +195,7 @@ class DesiredTransition(Whole, frozen=True):
 STAY = DesiredTransition()
 
 
-class RescheduleEvent(Whole, frozen=True):
+class RescheduleEvent(Fixed, frozen=True, kw_only=True):
     """One earlier attempt of a rescheduled allocation."""
 
     delay: int
@@ -200,14 +204,14 @@ class RescheduleEvent(Whole, frozen=True):
     reschedule_time: int
 
 
-class RescheduleTracker(Whole, frozen=True):
+class RescheduleTracker(Fixed, frozen=True, kw_only=True):
     """The earlier attempts of a rescheduled allocation, oldest first."""
 
     events: list[RescheduleEvent]
     last_reschedule: str = "ok"
 
 
-class AllocState(Whole, frozen=True):
+class AllocState(Fixed, frozen=True, kw_only=True):
     """A change of the client status that the servers made or saw around a disconnect."""
 
     field: int
@@ -215,7 +219,7 @@ class AllocState(Whole, frozen=True):
     value: str
 
 
-class Allocation(Sparse):
+class Allocation(Sparse, kw_only=True):
     """One placement of a task group on a node, as a full read and an event show it (without its job)."""
 
     id: str

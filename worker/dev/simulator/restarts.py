@@ -36,7 +36,8 @@ def plain_event(kind: str, now: int) -> TaskEvent:
 def setup_event(now: int) -> TaskEvent:
     """Return the event of a task folder being built."""
     text = "Building Task Directory"
-    return TaskEvent(type="Task Setup", time=now, details={"message": text}, display_message=text, message=text)
+    details = {"message": text}
+    return TaskEvent(type="Task Setup", time=now, details=details, display_message=text, message=text)
 
 
 def sibling_event(name: str, now: int) -> TaskEvent:
@@ -134,9 +135,8 @@ class RestartTracker:
         if self._count > self._attempts:
             if self._mode == "fail":
                 interval = go_duration(self._interval)
-                return _failed(
-                    f'Exceeded allowed attempts {self._attempts} in interval {interval} and mode is "fail"', now
-                )
+                limit = f"{self._attempts} in interval {interval}"
+                return _failed(f'Exceeded allowed attempts {limit} and mode is "fail"', now)
             reason = "Exceeded allowed attempts, applying a delay"
             delay = max(self._since + self._interval - now, 0)
             return _restart(reason, f"{reason} - ", delay, now)

@@ -144,7 +144,5 @@ def eligibility(group: Group, nodes: Iterable[Node]) -> tuple[bool, dict[str, bo
 
 def computed_class(node: Node) -> str:
     """Return a name shared by nodes that only differ in what is unique to each."""
-    same = (node.datacenter, node.node_class, node.pool, *sorted(node.attributes.items()), *sorted(node.drivers))
-    return f"v1:{abs(hash(same))}"
-
-
+    place_and_class = node.datacenter, node.node_class, node.pool
+    return f"v1:{abs(hash((place_and_class, *sorted(node.attributes.items()), *sorted(node.drivers))))}"

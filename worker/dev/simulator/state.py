@@ -298,7 +298,9 @@ class Write:
         if job is not None:
             self._touched[job.namespace, job.id] = job
 
-    def _emit(self, topic: str, key: str, namespace: str, filter_keys: list[str] | None, payload: Any) -> None:
+    def _emit(
+        self, topic: str, key: str, namespace: str, filter_keys: list[str] | None, payload: Any
+    ) -> None:
         encoded = msgspec.Raw(msgspec.json.encode(payload))
         self._events.append(Event(filter_keys, self.index, key, namespace, encoded, topic, self.kind))
 

@@ -13,7 +13,7 @@ from worker.dev.simulator.constraints import value_of
 from worker.dev.simulator.jobs import Job
 from worker.dev.simulator.records import Allocation
 from worker.dev.simulator.state import Node
-from worker.dev.simulator.tasks import StartFailed
+from worker.dev.simulator.tasks import StartFailed, StartFailure
 
 _VARIABLE = re.compile(r"\$\{([^}]+)\}")
 _ENV_INDEX = re.compile(r"""^env\[["'](.+)["']\]$""")
@@ -21,7 +21,9 @@ SCRIPTED = frozenset({"mock_driver"})
 """Drivers whose tasks are no processes and need no folder."""
 
 
-def environment(job: Job, alloc: Allocation, task: Mapping[str, Any], node: Node, directory: Path | None) -> dict[str, str]:
+def environment(
+    job: Job, alloc: Allocation, task: Mapping[str, Any], node: Node, directory: Path | None
+) -> dict[str, str]:
     """Return the variables Nomad sets for a task, then those of its `env` block, all filled in."""
     base = str(directory) if directory else f"/alloc/{task['Name']}"
     resources = task.get("Resources") or {}
@@ -105,8 +107,9 @@ def fetch_artifacts(directory: Path | None, task: Mapping[str, Any]) -> None:
         source = artifact.get("GetterSource", "")
         path = Path(source.removeprefix("file://"))
         if not path.is_file():
-            message = f'failed to download artifact "{source}": the simulator only copies local files'
-            raise StartFailed("Failed Artifact Download", message, recoverable=True)
+            problem = f'failed to download artifact "{source}": the simulator only copies local files'
+            failure: StartFailure = "Failed Artifact Download"
+            raise StartFailed(failure, problem, recoverable=True)
         if directory is not None:
             target = directory / (artifact.get("RelativeDest") or "local")
             target.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,68 @@
+# Everything runs from .venv, which is made from the lock file and made again when the lock changes.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.made-from-the-lock
+LOCK   := requirements/dev.lock
+UV     := .tools/uv/bin/uv
+
+# More arguments for pytest: make test PYTEST="-k settings"
+PYTEST  ?=
+WORKERS ?= auto
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint format docs lock dist clean
+
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(STAMP) ## Set up, then run twelve varied requests against an embedded Redis and Nomad simulator
+	$(BIN)/dispatch-worker dev --demo 12
+
+test: lint ## Set up, then check style and types and run all tests
+	$(BIN)/pytest -n $(WORKERS) $(PYTEST)
+
+lint: $(STAMP) ## Check style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(STAMP) ## Put the code into its form
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+docs: $(STAMP) ## Write the pages that are made from the code
+	$(BIN)/dispatch-worker config --format markdown > docs/settings.md
+
+$(STAMP): $(LOCK) pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCK)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@
+
+# runtime.lock and build.lock are for the container image. They take their versions from dev.lock, so that
+# what is shipped is what was tested.
+COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+  --no-emit-index-url --custom-compile-command "make lock" pyproject.toml
+
+lock: $(UV) ## Choose the newest versions that pyproject.toml allows, and write requirements/*.lock
+	$(COMPILE) --upgrade --all-extras --group build --group test -o $(LOCK)
+	$(COMPILE) --constraint $(LOCK) --extra fast --extra otel -o requirements/runtime.lock
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --custom-compile-command "make lock" --constraint $(LOCK) --group build -o requirements/build.lock
+
+$(UV):
+	$(PYTHON) -m venv --clear .tools/uv
+	.tools/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+
+dist: $(STAMP) ## Build the source distribution and the wheel, byte for byte the same from the same commit
+	rm -rf dist
+	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} $(BIN)/python -m build --no-isolation
+
+clean: ## Remove everything that was made
+	rm -rf $(VENV) .tools build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

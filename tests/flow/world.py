@@ -1,0 +1,115 @@
+"""Working fakes for the flow: time moved by hand, and a Nomad that keeps its token's promise.
+
+The simulator is the full Nomad; this one exists to fail at the very line a test means.
+"""
+
+import asyncio
+import heapq
+from collections.abc import AsyncGenerator, Callable
+from itertools import count
+
+from worker.core.frames import Frame
+from worker.core.model import Dispatched, MessageKey, Order, Phase, Place, Record, Request, Routing
+from worker.core.observed import Job, Snapshot
+from worker.flow.message import Message
+
+
+class HandClock:
+    """Time stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.seconds = 1_000.0
+        self._sleepers: list[tuple[float, int, asyncio.Event]] = []
+        self._number = count()
+
+    def now_ms(self) -> int:
+        return int(self.seconds * 1000)
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds <= 0:
+            return
+        woken = asyncio.Event()
+        heapq.heappush(self._sleepers, (self.seconds + seconds, next(self._number), woken))
+        await woken.wait()
+
+    @property
+    def sleepers(self) -> int:
+        return len(self._sleepers)
+
+    async def pass_(self, seconds: float) -> None:
+        """Let time pass; everyone due wakes up in order."""
+        until = self.seconds + seconds
+        await settle()
+        while self._sleepers and self._sleepers[0][0] <= until:
+            due, _, woken = heapq.heappop(self._sleepers)
+            self.seconds = due
+            woken.set()
+            await settle()
+        self.seconds = until
+        await settle()
+
+
+async def settle() -> None:
+    """Let every task that can run do so."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+class FakeNomad:
+    """Jobs by token. `plan` holds what the next requests do instead of working."""
+
+    def __init__(self) -> None:
+        self.orders: list[Order] = []
+        self.jobs: dict[str, str] = {}
+        """Token to dispatched job ID."""
+        self.lookups = 0
+        self.stopped: list[str] = []
+        self.plan: list[Callable[[Order], Dispatched | None]] = []
+        self.lookup_error: Exception | None = None
+
+    async def dispatch(self, order: Order) -> Dispatched:
+        self.orders.append(order)
+        if self.plan:
+            answer = self.plan.pop(0)(order)
+            if answer is not None:
+                return answer
+        return self.create(order)
+
+    def create(self, order: Order) -> Dispatched:
+        if order.token in self.jobs:
+            return Dispatched(self.jobs[order.token], "")
+        job_id = f"{order.job}/dispatch-1-{len(self.jobs):08x}"
+        self.jobs[order.token] = job_id
+        return Dispatched(job_id, f"eval-{len(self.jobs)}")
+
+    async def job(self, place: Place, job_id: str) -> Job | None:  # noqa: ARG002
+        return Job(id=job_id) if job_id in self.jobs.values() else None
+
+    async def find_by_token(self, place: Place, parent: str, token: str) -> str | None:  # noqa: ARG002
+        self.lookups += 1
+        if self.lookup_error:
+            raise self.lookup_error
+        return self.jobs.get(token)
+
+    async def live_children(self, place: Place, parent: str) -> frozenset[str]:  # noqa: ARG002
+        return frozenset(self.jobs.values())
+
+    async def snapshot(self, place: Place, job_id: str) -> Snapshot:
+        return Snapshot(job_id=job_id, job=await self.job(place, job_id), whole=True)
+
+    async def stop(self, place: Place, job_id: str) -> None:  # noqa: ARG002
+        self.stopped.append(job_id)
+
+    def events(self, place: Place, index: int, wanted: Callable[[str], bool]) -> AsyncGenerator[Frame, None]:
+        raise NotImplementedError
+
+
+def message(phase: Phase = Phase.RECEIVED, *, entry_id: str = "1-0", **record: object) -> Message:
+    """A message with a request for `render`, in the given phase."""
+    key = MessageKey("requests", entry_id)
+    routing = Routing(job="render", namespace="default")
+    made = Record(key, phase, token=entry_id, routing=routing, **record)  # type: ignore[arg-type]
+    return Message(key, record=made, request=Request(job="render", payload=b"x"))

@@ -1,0 +1,189 @@
+"""What probes and Prometheus see, with Redis there or not, and with the port taken or free."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import httpx
+import pytest
+
+from worker.core.backlog import Backlog, StreamBacklog
+from worker.core.backoff import Backoff
+from worker.errors import RedisUnavailable
+from worker.runtime import http
+from worker.runtime import metrics as metrics_module
+from worker.runtime.health import Health
+from worker.runtime.http import HttpServer
+from worker.runtime.metrics import Metrics
+from worker.settings import Listen
+
+pytestmark = pytest.mark.anyio
+
+SOON = 5.0
+
+
+class Shared:
+    """Redis as the probe sees it."""
+
+    def __init__(self) -> None:
+        self.backlog = Backlog(
+            {"requests": StreamBacklog(lag=7, pending=2, oldest_pending_seconds=1.5)}, 1, 3
+        )
+        self.down = False
+        self.hanging = False
+
+    async def read(self) -> Backlog:
+        if self.hanging:
+            await asyncio.Event().wait()
+        if self.down:
+            message = "connection refused"
+            raise RedisUnavailable(message)
+        return self.backlog
+
+    async def status(self) -> Mapping[str, Any]:
+        return {"workers": (await self.read()).workers}
+
+
+class Served:
+    """A server under test and a client of it."""
+
+    def __init__(self, server: HttpServer, health: Health, shared: Shared) -> None:
+        self.health = health
+        self.shared = shared
+        self._client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", timeout=SOON)
+
+    async def get(self, path: str) -> httpx.Response:
+        return await self._client.get(path)
+
+    async def metric(self, name: str) -> str | None:
+        """The value of the only series of a metric, or None when it has none."""
+        for line in (await self.get("/metrics")).text.splitlines():
+            if line.startswith(f"dispatch_worker_{name}"):
+                return line.rpartition(" ")[2]
+        return None
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+
+@asynccontextmanager
+async def running(server: HttpServer) -> AsyncIterator[None]:
+    task = asyncio.create_task(server.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+@pytest.fixture
+async def served(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
+    monkeypatch.setattr(metrics_module, "PROBE_SECONDS", 0.05)
+    monkeypatch.setattr(http, "STATUS_SECONDS", 0.05)
+    shared = Shared()
+    health = Health(30)
+    metrics = Metrics(["requests"], max_in_flight=5, version="1")
+    server = HttpServer(Listen("127.0.0.1", 0), health, lambda: metrics.scrape(shared.read), shared.status)
+    async with running(server):
+        await asyncio.wait_for(server.serving.wait(), SOON)
+        client = Served(server, health, shared)
+        yield client
+        await client.close()
+
+
+async def test_metrics_show_what_redis_says_now(served: Served) -> None:
+    answer = await served.get("/metrics")
+
+    assert answer.headers["Content-Type"].startswith("text/plain; version=")
+    assert await served.metric("stream_lag_entries{") == "7.0"
+    assert await served.metric("stream_pending_entries{") == "2.0"
+    assert await served.metric("stream_oldest_pending_age_seconds{") == "1.5"
+    assert await served.metric("stream_lag_known{") == "1.0"
+    assert await served.metric("workers_alive ") == "3.0"
+
+
+@pytest.mark.parametrize("trouble", ["down", "hanging"])
+async def test_during_an_outage_old_values_are_not_shown(served: Served, trouble: str) -> None:
+    before = await served.metric("stream_lag_entries{")
+
+    setattr(served.shared, trouble, True)
+
+    assert before == "7.0"
+    assert await served.metric("stream_lag_known{") == "0.0"
+    assert await served.metric("stream_lag_entries{") is None
+    assert await served.metric("stream_pending_entries{") is None
+    assert await served.metric("workers_alive ") == "NaN"
+
+
+async def test_a_lag_redis_does_not_know_is_unknown_and_not_zero(served: Served) -> None:
+    served.shared.backlog = Backlog({"requests": StreamBacklog(lag=None, pending=4)})
+
+    assert await served.metric("stream_lag_known{") == "0.0"
+    assert await served.metric("stream_lag_entries{") is None
+    assert await served.metric("stream_pending_entries{") == "4.0"
+
+
+async def test_probes_say_why(served: Served) -> None:
+    healthy = await served.get("/healthz"), await served.get("/readyz")
+    served.health.condition("redis", ok=False, reason="no answer")
+    unready = await served.get("/readyz")
+    alive = await served.get("/healthz")
+    served.health.loop("reader", stall_seconds=-1)
+    dead = await served.get("/healthz")
+
+    assert [answer.status_code for answer in healthy] == [200, 200]
+    assert (unready.status_code, unready.json()) == (503, {"ok": False, "reasons": {"redis": "no answer"}})
+    assert alive.status_code == 200
+    assert (dead.status_code, list(dead.json()["reasons"])) == (503, ["reader"])
+
+
+async def test_the_status_or_why_there_is_none(served: Served) -> None:
+    told = await served.get("/status")
+    served.shared.down = True
+    down = await served.get("/status")
+    served.shared.hanging = True
+    slow = await served.get("/status")
+
+    assert (told.status_code, told.json()) == (200, {"workers": 3})
+    assert (down.status_code, down.json()) == (
+        503,
+        {"error": "connection refused", "code": "redis.unavailable"},
+    )
+    assert slow.status_code == 503
+
+
+async def test_a_port_that_is_taken_is_served_once_it_is_free() -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        asked = asyncio.Event()
+
+        class Trying(Backoff):
+            def delay(self, failures: int, chance: float) -> float:
+                asked.set()
+                return min(0.01, super().delay(failures, chance))
+
+        shared = Shared()
+        metrics = Metrics(["requests"], max_in_flight=5, version="1")
+        server = HttpServer(
+            Listen("127.0.0.1", port),
+            Health(30),
+            lambda: metrics.scrape(shared.read),
+            shared.status,
+            retries=Trying(),
+        )
+        async with running(server):
+            await asyncio.wait_for(asked.wait(), SOON)
+            refused = server.port
+            holder.close()
+            await asyncio.wait_for(server.serving.wait(), SOON)
+
+            async with httpx.AsyncClient() as client:
+                answer = await client.get(f"http://127.0.0.1:{port}/healthz", timeout=SOON)
+
+    assert refused == 0
+    assert answer.status_code == 200

@@ -1,0 +1,114 @@
+"""`dispatch-worker dev`: Redis, Nomad simulator and worker in one process tree, to try everything out.
+
+Knows nothing of the stack's inside; prints its addresses, and the demo's results.
+"""
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from worker.dev.demo import Result
+    from worker.dev.stack import DevStack
+
+JOB_FILES = ("*.json", "*.nomad", "*.hcl")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("dev")(dev)
+
+
+def dev(
+    *,
+    jobs: Annotated[
+        Path | None, typer.Option("--jobs", help="Folder of job files (JSON or HCL) besides the demo jobs.")
+    ] = None,
+    demo: Annotated[
+        int, typer.Option("--demo", help="Send so many varied requests, show the results, and exit.")
+    ] = 0,
+    log_level: Annotated[str, typer.Option("--log-level", help="The worker's log level.")] = "warning",
+) -> None:
+    """Run an embedded Redis, the Nomad simulator and a worker until interrupted.
+
+    With --demo the exit code is 0 only if every reply is the expected one.
+    """
+    raise typer.Exit(asyncio.run(_run(_load(jobs), demo, log_level)))
+
+
+def _load(folder: Path | None) -> list[dict[str, Any]]:
+    from worker.dev.demo_jobs import demo_jobs  # noqa: PLC0415 - heavy: --help does without
+    from worker.dev.simulator.jobfile import load_job  # noqa: PLC0415
+
+    files = [file for pattern in JOB_FILES for file in sorted(folder.glob(pattern))] if folder else []
+    return demo_jobs() + [load_job(file) for file in files]
+
+
+async def _run(jobs: list[dict[str, Any]], number: int, log_level: str) -> int:
+    from worker.dev.stack import DevStack  # noqa: PLC0415
+
+    settings = {"WORKER_LOG_LEVEL": log_level, "WORKER_LOG_FORMAT": "console"}
+    async with DevStack(jobs, settings=settings) as stack:
+        _introduce(stack, [job["ID"] for job in jobs])
+        if number:
+            return await _demo(stack, number)
+        await stack.ended()
+    return 0
+
+
+def _introduce(stack: "DevStack", jobs: list[str]) -> None:
+    typer.echo(f"Redis   {stack.redis.url}")
+    typer.echo(f"Nomad   {stack.nomad.address}  (simulator; jobs: {', '.join(jobs)})")
+    typer.echo(f"Worker  {stack.http_address}  (/metrics /healthz /readyz /status)")
+    typer.echo("")
+    typer.echo("Send a request from another terminal:")
+    typer.echo(f"  REDIS_URL={stack.redis.url} dispatch-worker dispatch --wait -meta who=ada demo-render")
+    typer.echo("")
+
+
+async def _demo(stack: "DevStack", number: int) -> int:
+    from redis.asyncio import Redis  # noqa: PLC0415
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import Progress  # noqa: PLC0415
+
+    from worker.core.keys import Keys  # noqa: PLC0415
+    from worker.dev.demo import demo  # noqa: PLC0415
+
+    console = Console()
+    redis = Redis.from_url(stack.redis.url)
+    try:
+        async with stack.client() as client:
+            with Progress(console=console) as progress:
+                bar = progress.add_task("Final replies", total=number)
+                results = await demo(client, redis, Keys("{dispatch}"), number, lambda: progress.advance(bar))
+    finally:
+        await redis.aclose()
+    console.print(_table(results))
+    wrong = sum(not result.as_expected for result in results)
+    if wrong:
+        console.print(f"{wrong} of {number} replies were not the expected ones.", style="bold red")
+    else:
+        console.print(f"All {number} replies were the expected ones.", style="bold green")
+    return 1 if wrong else 0
+
+
+def _table(results: "list[Result]") -> Any:
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table()
+    for heading in ("Message", "Request", "Verdict", "Exit", "Error", "Expected"):
+        table.add_column(heading, no_wrap=heading != "Request")
+    for result in results:
+        reply, case = result.reply, result.case
+        table.add_row(
+            result.sent.id,
+            case.what,
+            reply.verdict.value if reply and reply.verdict else "no reply",
+            "" if reply is None or reply.exit_code is None else str(reply.exit_code),
+            reply.error_code if reply else "",
+            "yes" if result.as_expected else f"no: {case.verdict.value}",
+            style="" if result.as_expected else "red",
+        )
+    return table

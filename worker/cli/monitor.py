@@ -1,0 +1,252 @@
+"""Replies as lines of text, in the words of `nomad job dispatch`, and as exit codes.
+
+Values in, values out: prints nothing, knows nothing of Redis or of the command line's options.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import Any
+from urllib.parse import quote
+
+from worker.core.instants import format_rfc3339, parse_rfc3339
+from worker.core.model import PAYLOAD_LIMIT_BYTES, Verdict
+from worker.core.reply import Reply
+
+EXIT_OK = 0
+EXIT_ERROR = 1
+EXIT_UNPLACED = 2
+"""As Nomad's command documents it: the job was registered and could not be placed."""
+EXIT_INTERRUPTED = 130
+
+_SHORT_ID_LENGTH = 8
+_LARGEST_EXIT_CODE = 255
+
+_PLACED = frozenset(
+    {
+        Verdict.SUCCEEDED,
+        Verdict.FAILED,
+        Verdict.OOM_KILLED,
+        Verdict.TIMED_OUT,
+        Verdict.LOST,
+        Verdict.DRAINED,
+        Verdict.PREEMPTED,
+    }
+)
+"""Verdicts that only a placed job can have. For the others the allocations in the evidence decide."""
+
+_NO_SUCH_JOB = frozenset({"nomad.job_unknown", "nomad.job_not_parameterized"})
+_NOMADS_ANSWER = re.compile(r"Nomad answered (?P<status>\d{3}): (?P<text>.*)", re.DOTALL)
+
+
+class Placement(Enum):
+    """What is known of the first evaluation."""
+
+    PENDING = "pending"
+    PLACED = "placed"
+    FAILED = "failed"
+
+
+class Monitor:
+    """Follows one message and tells what is new in each reply.
+
+    The lines are Nomad's own where Nomad has one; times are the replies' own, in UTC.
+    """
+
+    def __init__(self, *, verbose: bool = False) -> None:
+        self.placement = Placement.PENDING
+        self._verbose = verbose
+        self._introduced = False
+        self._statuses: dict[str, str] = {}
+
+    def lines(self, reply: Reply) -> list[str]:
+        """What to print for the next reply, line by line."""
+        lines = self._introduction(reply)
+        if reply.type in {"placed", "running", "retrying", "blocked", "result"}:
+            lines += self._allocations(reply)
+        if self.placement is Placement.PENDING and self._introduced:
+            if reply.type == "blocked" or reply.verdict is Verdict.UNPLACED:
+                self.placement = Placement.FAILED
+                lines += self._evaluated(reply) + self._failed_groups(reply)
+            elif reply.type in {"placed", "running", "retrying"} or was_placed(reply):
+                self.placement = Placement.PLACED
+                lines += self._evaluated(reply)
+        return lines
+
+    def _introduction(self, reply: Reply) -> list[str]:
+        if self._introduced or not reply.dispatched_job_id:
+            return []
+        self._introduced = True
+        lines = dispatched_lines(reply, verbose=self._verbose)
+        if reply.eval_id:
+            lines += [
+                "",
+                f'==> {_time(reply)}: Monitoring evaluation "{self._id(reply.eval_id)}"',
+                f'    {_time(reply)}: Evaluation triggered by job "{reply.dispatched_job_id}"',
+            ]
+        return lines
+
+    def _allocations(self, reply: Reply) -> list[str]:
+        lines = []
+        for allocation in _allocations_in(reply.data):
+            alloc_id, status = allocation.get("allocation", ""), allocation.get("client_status", "")
+            before = self._statuses.get(alloc_id)
+            if before is None:
+                node, group = self._id(allocation.get("node_id", "")), allocation.get("group", "")
+                created = f'Allocation "{self._id(alloc_id)}" created: node "{node}", group "{group}"'
+                lines.append(f"    {_time(reply)}: {created}")
+            elif status and before != status:
+                description = allocation.get("client_description", "")
+                change = f'Allocation "{self._id(alloc_id)}" status changed: "{before}" -> "{status}"'
+                lines.append(f"    {_time(reply)}: {change}" + (f" ({description})" if description else ""))
+            self._statuses[alloc_id] = status
+        return lines
+
+    def _evaluated(self, reply: Reply) -> list[str]:
+        if not reply.eval_id:
+            return []
+        end = " but failed to place all allocations:" if self.placement is Placement.FAILED else ""
+        finished = f'Evaluation "{self._id(reply.eval_id)}" finished with status "complete"'
+        return [
+            f'    {_time(reply)}: Evaluation status changed: "pending" -> "complete"',
+            f"==> {_time(reply)}: {finished}{end}",
+        ]
+
+    def _failed_groups(self, reply: Reply) -> list[str]:
+        lines = []
+        for metrics in reply.data.get("placement") or ():
+            failures = metrics.get("coalesced_failures", 0) + 1
+            noun = "allocation" if failures == 1 else "allocations"
+            lines.append(
+                f'    {_time(reply)}: Task Group "{metrics["group"]}" (failed to place {failures} {noun}):'
+            )
+            lines += [f"      * {reason}" for reason in placement_reasons(metrics)]
+        for blocked in _blocked_evaluations(reply.data):
+            waiting = f'Evaluation "{self._id(blocked)}" waiting for additional capacity to place remainder'
+            lines.append(f"    {_time(reply)}: {waiting}")
+        return lines
+
+    def _id(self, identifier: str) -> str:
+        return identifier if self._verbose else identifier[:_SHORT_ID_LENGTH]
+
+
+def dispatched_lines(reply: Reply, *, verbose: bool = False) -> list[str]:
+    """The two lines with the IDs; without the second one where Nomad gave no evaluation (a repeat)."""
+    lines = [f"Dispatched Job ID = {reply.dispatched_job_id}"]
+    if reply.eval_id:
+        lines.append(f"Evaluation ID     = {reply.eval_id if verbose else reply.eval_id[:_SHORT_ID_LENGTH]}")
+    return lines
+
+
+def placement_reasons(metrics: Mapping[str, Any]) -> list[str]:
+    """Why a group could not be placed.
+
+    Args:
+        metrics: Nomad's counts for one group, as `core.placement.explain` gives them.
+    """
+    reasons = []
+    if not metrics.get("nodes_evaluated"):
+        reasons.append("No nodes were eligible for evaluation")
+    reasons += [
+        f'No nodes are available in datacenter "{name}"'
+        for name, count in _counts(metrics, "nodes_available")
+        if not count
+    ]
+    filtered = "{} nodes excluded by filter"
+    reasons += [
+        f'Class "{name}": {filtered.format(count)}' for name, count in _counts(metrics, "class_filtered")
+    ]
+    reasons += [
+        f'Constraint "{name}": {filtered.format(count)}'
+        for name, count in _counts(metrics, "constraint_filtered")
+    ]
+    if exhausted := metrics.get("nodes_exhausted"):
+        reasons.append(f"Resources exhausted on {exhausted} nodes")
+    for kind, key in (("Class", "class_exhausted"), ("Dimension", "dimension_exhausted")):
+        reasons += [f'{kind} "{name}" exhausted on {count} nodes' for name, count in _counts(metrics, key)]
+    reasons += [f'Quota limit hit "{name}"' for name in metrics.get("quota_exhausted", ())]
+    return reasons
+
+
+def was_placed(reply: Reply) -> bool:
+    """Whether a final reply tells of a job that Nomad had placed."""
+    return reply.final and (reply.verdict in _PLACED or bool(_allocations_in(reply.data)))
+
+
+def failure_text(reply: Reply, job: str) -> str:
+    """Why a request came to nothing, in Nomad's words where Nomad said why."""
+    if reply.error_code in _NO_SUCH_JOB:
+        return f'No parameterized job(s) with prefix or ID "{job}" found'
+    if answer := _NOMADS_ANSWER.fullmatch(reply.error_message):
+        said = f"Unexpected response code: {answer['status']} ({answer['text']})"
+        if reply.error_code == "nomad.region_unknown":
+            return f'Error querying job prefix "{job}": {said}'
+        return f"Failed to dispatch job: {said}"
+    reason = reply.error_message or "no reason was given"
+    verdict = reply.verdict.value if reply.verdict else "ended"
+    code = f" [{reply.error_code}]" if reply.error_code else ""
+    return f"Failed to dispatch job: {verdict}: {reason}{code}"
+
+
+def payload_too_large_text(size: int) -> str:
+    """What Nomad says of a payload that is too large."""
+    text = f"Payload exceeds maximum size; {size} > {PAYLOAD_LIMIT_BYTES}"
+    return f"Failed to dispatch job: Unexpected response code: 500 ({text})"
+
+
+def end_lines(reply: Reply) -> list[str]:
+    """How the job ended."""
+    code = "" if reply.exit_code is None else f", exit code {reply.exit_code}"
+    verdict = reply.verdict.value if reply.verdict else "unknown"
+    what = (
+        f'Job "{reply.dispatched_job_id}"'
+        if reply.dispatched_job_id
+        else f"Request {reply.stream}:{reply.id}"
+    )
+    lines = [f"==> {_time(reply)}: {what} ended: {verdict}{code}"]
+    if reply.error_message:
+        lines.append(f"    {_time(reply)}: {reply.error_message}")
+    return lines
+
+
+def ui_url(reply: Reply, nomad_address: str) -> str:
+    """The job's page in Nomad's web interface; empty when nobody told where that is."""
+    if reply.ui_url or not nomad_address.startswith("http") or not reply.dispatched_job_id:
+        return reply.ui_url
+    job = quote(reply.dispatched_job_id, safe="")
+    return f"{nomad_address.rstrip('/')}/ui/jobs/{job}@{reply.namespace or 'default'}"
+
+
+def exit_code(reply: Reply) -> int:
+    """The exit code for a final reply: the task's own where a task decided it."""
+    match reply.verdict:
+        case Verdict.SUCCEEDED | Verdict.DETACHED:
+            return EXIT_OK
+        case Verdict.UNPLACED:
+            return EXIT_UNPLACED
+        case Verdict.FAILED if reply.exit_code is not None and 1 <= reply.exit_code <= _LARGEST_EXIT_CODE:
+            return reply.exit_code
+        case _:
+            return EXIT_ERROR
+
+
+def _time(reply: Reply) -> str:
+    """The reply's time as Nomad's CLI prints one: RFC 3339, whole seconds."""
+    try:
+        return re.sub(r"\.\d+", "", format_rfc3339(parse_rfc3339(reply.at)))
+    except ValueError:
+        return reply.at
+
+
+def _allocations_in(data: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The allocations a step or a result tells of: a list, or just one."""
+    one = [data] if "allocation" in data else []
+    return data.get("allocations") or one
+
+
+def _blocked_evaluations(data: Mapping[str, Any]) -> Sequence[str]:
+    return [one["id"] for one in data.get("evaluations") or () if one.get("status") == "blocked"]
+
+
+def _counts(metrics: Mapping[str, Any], name: str) -> Sequence[tuple[str, int]]:
+    return sorted(metrics.get(name, {}).items())

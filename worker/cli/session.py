@@ -1,0 +1,201 @@
+"""From a request to an exit code: what `dispatch` and `wait` do between their options and their end.
+
+The words are in `monitor`; settings come from the environment alone.
+"""
+
+import asyncio
+import webbrowser
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import typer
+
+from worker.cli.console import FALSE, Console
+from worker.cli.monitor import (
+    EXIT_ERROR,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_UNPLACED,
+    Monitor,
+    Placement,
+    dispatched_lines,
+    end_lines,
+    exit_code,
+    failure_text,
+    ui_url,
+    was_placed,
+)
+from worker.client import DispatchClient, RedisOptions, Reply, Sent, WorkerError
+
+PATIENT_SECONDS = 5.0
+"""After this long without any reply the user is told that no worker has taken the request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """Settings of the producer's commands. The names are the worker's own and Nomad's."""
+
+    redis: RedisOptions
+    prefix: str
+    stream: str
+    nomad_address: str
+    namespace: str
+    region: str
+    hints: bool
+
+    @classmethod
+    def read(cls, variables: Mapping[str, str]) -> "Environment":
+        """Take what is set; an empty variable counts as unset."""
+
+        def path(name: str) -> Path | None:
+            return Path(text) if (text := variables.get(name)) else None
+
+        streams = variables.get("WORKER_STREAMS") or "requests"
+        return cls(
+            redis=RedisOptions(
+                variables.get("REDIS_URL") or "redis://127.0.0.1:6379/0",
+                username=variables.get("REDIS_USERNAME", ""),
+                password_file=path("REDIS_PASSWORD_FILE"),
+                ca_file=path("REDIS_CA_FILE"),
+                cert_file=path("REDIS_CERT_FILE"),
+                key_file=path("REDIS_KEY_FILE"),
+                client_name="dispatch-worker-cli",
+            ),
+            prefix=variables.get("WORKER_PREFIX") or "{dispatch}",
+            stream=streams.partition(",")[0].partition(":")[0].strip(),
+            nomad_address=variables.get("NOMAD_ADDR", ""),
+            namespace=variables.get("NOMAD_NAMESPACE", ""),
+            region=variables.get("NOMAD_REGION", ""),
+            hints=variables.get("NOMAD_CLI_SHOW_HINTS", "") not in FALSE,
+        )
+
+    def with_address(self, address: str) -> "Environment":
+        """The same with another address for links; empty: no change."""
+        return replace(self, nomad_address=address) if address else self
+
+    def client(self) -> DispatchClient:
+        """A client of this Redis."""
+        return DispatchClient(self.redis, prefix=self.prefix)
+
+
+async def replies_to(client: DispatchClient, sent: Sent) -> AsyncGenerator[Reply, None]:
+    """A message's replies until the final one; the user is told when none comes for a while."""
+    notice = f"Waiting for a worker to take {sent.key}."
+    reminder = asyncio.get_running_loop().call_later(PATIENT_SECONDS, Console.notice, notice)
+    try:
+        async with aclosing(client.events(sent)) as replies:
+            async for reply in replies:
+                reminder.cancel()
+                yield reply
+    finally:
+        reminder.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How far a dispatch is followed, and what is shown of it."""
+
+    detach: bool
+    wait: bool
+    verbose: bool
+    open_ui: bool
+
+
+class DispatchSession:
+    """From the request in the stream to the exit code."""
+
+    def __init__(
+        self, environment: Environment, options: Options, console: Console, client: DispatchClient, job: str
+    ) -> None:
+        self._environment = environment
+        self._options = options
+        self._console = console
+        self._client = client
+        self._job = job
+        self._monitor = Monitor(verbose=options.verbose)
+
+    async def follow(self, sent: Sent) -> int:
+        """Print what comes until the exit code is certain."""
+        options = self._options
+        if sent.repeated and not options.wait:
+            # As Nomad answers a token's repeat: the job of the first request, and no monitoring.
+            record = await self._client.recall(sent.stream, sent.id)
+            if record is not None and record.job_id:
+                self._console.lines([f"Dispatched Job ID = {record.job_id}"])
+                return EXIT_OK
+        async with aclosing(replies_to(self._client, sent)) as replies:
+            async for reply in replies:
+                self._console.reply(reply)
+                code = self._after(reply, repeated=sent.repeated)
+                if code is not None:
+                    self._show_url(reply)
+                    return code
+        return EXIT_ERROR
+
+    def _after(self, reply: Reply, *, repeated: bool) -> int | None:
+        """The exit code, once this reply settles it."""
+        options = self._options
+        if reply.final and not reply.dispatched_job_id and not was_placed(reply):
+            self._console.fail(failure_text(reply, self._job), exit_code(reply))
+        if not options.wait and (options.detach or repeated):
+            if not reply.dispatched_job_id:
+                return None
+            lines = dispatched_lines(reply, verbose=options.verbose)
+            self._console.lines(lines[:1] if repeated else lines)
+            return EXIT_OK
+        self._console.lines(self._monitor.lines(reply))
+        if options.wait:
+            if not reply.final:
+                return None
+            self._console.lines(["", *end_lines(reply)])
+            return exit_code(reply)
+        if self._monitor.placement is Placement.FAILED:
+            return EXIT_UNPLACED
+        if self._monitor.placement is Placement.PLACED:
+            return EXIT_OK
+        if reply.final:
+            self._console.lines(end_lines(reply))
+            return exit_code(reply)
+        return None
+
+    def _show_url(self, reply: Reply) -> None:
+        options = self._options
+        url = ui_url(reply, self._environment.nomad_address)
+        if not url or options.detach:
+            return
+        if self._environment.hints:
+            self._console.notice(f"\n\n==> View this job in the Web UI: {url}\n")
+        if options.open_ui:
+            webbrowser.open(url)
+
+
+class Run:
+    """One run of a command: its end by error, by time or by Ctrl-C is told in the same words."""
+
+    def __init__(self, timeout_seconds: float | None) -> None:
+        self.sent: Sent | None = None
+        self._timeout_seconds = timeout_seconds
+
+    def __call__(self, main: Callable[[], Coroutine[Any, Any, int]]) -> NoReturn:
+        """Run to the end and exit with the code that `main` returns."""
+        try:
+            code = asyncio.run(self._in_time(main))
+        except KeyboardInterrupt:
+            Console.fail(f"\nInterrupted. {self._how_to_follow()}", EXIT_INTERRUPTED)
+        except TimeoutError:
+            Console.fail(f"Timed out. {self._how_to_follow()}")
+        except WorkerError as error:
+            Console.fail(f"Error: {error} [{error.code}]")
+        raise typer.Exit(code)
+
+    async def _in_time(self, main: Callable[[], Coroutine[Any, Any, int]]) -> int:
+        async with asyncio.timeout(self._timeout_seconds):
+            return await main()
+
+    def _how_to_follow(self) -> str:
+        if self.sent is None:
+            return "No request was confirmed."
+        return f"The request goes on; follow it with: dispatch-worker wait {self.sent.key}"

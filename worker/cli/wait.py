@@ -1,0 +1,76 @@
+"""`dispatch-worker wait`: follow one request to its end and exit with its task's exit code.
+
+The words are in `monitor`; what the message was asked to do does not matter here.
+"""
+
+import os
+from contextlib import aclosing
+from typing import Annotated
+
+import typer
+
+from worker.cli.console import Console
+from worker.cli.monitor import EXIT_ERROR, Monitor, end_lines, exit_code
+from worker.core.model import MessageKey
+from worker.core.reply import Reply
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command("wait")(wait)
+
+
+def wait(
+    message: Annotated[
+        str, typer.Argument(metavar="ID", help="Message ID, or <stream>:<id> as other commands print it.")
+    ],
+    *,
+    stream: Annotated[
+        str,
+        typer.Option("--stream", help="Request stream of a bare ID; default: the first of WORKER_STREAMS."),
+    ] = "",
+    verbose: Annotated[bool, typer.Option("--verbose", "-verbose", help="Show whole IDs.")] = False,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", min=0, metavar="SECONDS", help="Give up waiting after this.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON line per reply.")] = False,
+) -> None:
+    """Follow a request to its end, now or long after.
+
+    Exit codes: 0 succeeded, the task's own where it failed, 2 never placed, 1 anything else.
+    """
+    from worker.cli.session import Environment, Run, replies_to  # noqa: PLC0415 - heavy
+
+    console = Console(json_lines=json)
+    environment = Environment.read(os.environ)
+    key = parse_message(message, stream or environment.stream)
+    monitor = Monitor(verbose=verbose)
+    run = Run(timeout)
+
+    def show(reply: Reply) -> None:
+        console.reply(reply)
+        console.lines(monitor.lines(reply))
+        if reply.final:
+            console.lines(end_lines(reply))
+
+    async def main() -> int:
+        async with environment.client() as client:
+            run.sent = await client.find(key.stream, key.id)
+            final = await client.result(key.stream, key.id)
+            if final is not None:
+                show(final)
+                return exit_code(final)
+            async with aclosing(replies_to(client, run.sent)) as replies:
+                async for reply in replies:
+                    show(reply)
+                    if reply.final:
+                        return exit_code(reply)
+        return EXIT_ERROR
+
+    run(main)
+
+
+def parse_message(text: str, default_stream: str) -> MessageKey:
+    """A message's identity as people give it: `1719999999999-0` or `high:1719999999999-0`."""
+    stream, colon, message_id = text.rpartition(":")
+    return MessageKey(stream if colon else default_stream, message_id)

@@ -1,0 +1,123 @@
+"""Serves /metrics, /healthz, /readyz and /status. Losing this server never stops the worker.
+
+Knows nothing of what the answers say: they are asked of what it is given.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+import structlog
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from worker.core.backoff import Backoff
+from worker.errors import WorkerError
+from worker.runtime.health import Health
+from worker.settings import Listen
+
+log = structlog.get_logger()
+
+STATUS_SECONDS = 2.0
+RETRIES = Backoff(first_seconds=1.0, most_seconds=30.0)
+"""Another process has the port: perhaps the one this worker replaces, which will let go of it."""
+
+_NO_STORE = {"Cache-Control": "no-store"}
+
+
+class HttpServer:
+    """One listening socket.
+
+    Args:
+        listen: where.
+        health: answers /healthz and /readyz.
+        metrics: text for /metrics; bounded in time by itself.
+        status: JSON for /status.
+    """
+
+    def __init__(
+        self,
+        listen: Listen,
+        health: Health,
+        metrics: Callable[[], Awaitable[bytes]],
+        status: Callable[[], Awaitable[Mapping[str, Any]]],
+        *,
+        retries: Backoff = RETRIES,
+    ) -> None:
+        self._listen = listen
+        self._health = health
+        self._metrics = metrics
+        self._status = status
+        self._retries = retries
+        self.port = 0
+        """The port in use; 0 while there is none."""
+        self.serving = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until cancelled; while the port is taken, try again now and then."""
+        app = web.Application()
+        app.add_routes(
+            [
+                web.get("/metrics", self._get_metrics),
+                web.get("/healthz", self._get_healthz),
+                web.get("/readyz", self._get_readyz),
+                web.get("/status", self._get_status),
+            ]
+        )
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1)
+        await runner.setup()
+        try:
+            await self._bind(runner)
+            await asyncio.get_running_loop().create_future()
+        finally:
+            self.serving.clear()
+            await runner.cleanup()
+
+    async def _bind(self, runner: web.AppRunner) -> None:
+        failures = 0
+        while not self.serving.is_set():
+            site = web.TCPSite(runner, self._listen.host or None, self._listen.port)
+            try:
+                await site.start()
+            except OSError as error:
+                await site.stop()
+                failures += 1
+                self._unavailable(error, failures)
+                await asyncio.sleep(self._retries.delay(failures, random.random()))  # noqa: S311
+                continue
+            self.port = runner.addresses[0][1]
+            self.serving.set()
+            log.info("http.listening", address=str(self._listen), port=self.port)
+
+    def _unavailable(self, error: OSError, failures: int) -> None:
+        log.error("http.port_unavailable", address=str(self._listen), error=str(error), failures=failures)
+
+    async def _get_metrics(self, _request: web.Request) -> web.Response:
+        body = await self._metrics()
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST} | _NO_STORE)
+
+    async def _get_healthz(self, _request: web.Request) -> web.Response:
+        return _verdict(self._health.not_alive())
+
+    async def _get_readyz(self, _request: web.Request) -> web.Response:
+        return _verdict(self._health.not_ready())
+
+    async def _get_status(self, _request: web.Request) -> web.Response:
+        try:
+            async with asyncio.timeout(STATUS_SECONDS):
+                return _json(200, await self._status())
+        except TimeoutError:
+            return _json(503, {"error": f"no answer within {STATUS_SECONDS:g} s"})
+        except WorkerError as error:
+            return _json(503, {"error": str(error), "code": error.code})
+
+
+def _verdict(reasons: Mapping[str, str]) -> web.Response:
+    return _json(503 if reasons else 200, {"ok": not reasons, "reasons": reasons})
+
+
+def _json(status: int, value: Mapping[str, Any]) -> web.Response:
+    body = msgspec.json.encode(value)
+    return web.Response(status=status, body=body, content_type="application/json", headers=_NO_STORE)

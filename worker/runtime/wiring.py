@@ -1,0 +1,267 @@
+"""Builds one worker out of its settings: the only place where flow and adapters meet.
+
+Decides nothing beyond who is handed what.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from worker import __version__
+from worker.adapters.nomad.client import NomadClient
+from worker.adapters.nomad.connection import NomadOptions
+from worker.adapters.redis.connection import Purpose, RedisOptions, connect
+from worker.adapters.redis.inbox import RedisInbox
+from worker.adapters.redis.leases import LeaseOptions, RedisLeases
+from worker.adapters.redis.ledger import LedgerOptions, RedisLedger
+from worker.adapters.redis.scripts import ScriptRunner
+from worker.adapters.redis.survey import RedisSurvey
+from worker.core.keys import Keys
+from worker.core.model import Place
+from worker.core.request import Limits
+from worker.flow.admit import Admit
+from worker.flow.children import Children
+from worker.flow.dispatch import Dispatch
+from worker.flow.feed import Feed
+from worker.flow.gate import Gate
+from worker.flow.intake import Intake
+from worker.flow.lease import MARGIN_SECONDS, Lease
+from worker.flow.pipeline import Pipeline
+from worker.flow.settle import Settle
+from worker.flow.watch import Watch
+from worker.ports import Inbox, Leases, Ledger
+from worker.runtime.clock import SystemClock
+from worker.runtime.health import Health
+from worker.runtime.heartbeat import Heartbeat
+from worker.runtime.housekeeping import Housekeeping
+from worker.runtime.measured import measured
+from worker.runtime.metrics import Local, Metrics
+from worker.settings import Settings
+
+
+def redis_options(settings: Settings) -> RedisOptions:
+    """How to reach Redis."""
+    return RedisOptions(
+        url=settings.redis_url.get_secret_value(),
+        username=settings.redis_username,
+        password_file=settings.redis_password_file,
+        ca_file=settings.redis_ca_file,
+        cert_file=settings.redis_cert_file,
+        key_file=settings.redis_key_file,
+        client_name=settings.name,
+    )
+
+
+def nomad_options(settings: Settings) -> NomadOptions:
+    """How to reach Nomad."""
+    return NomadOptions(
+        address=settings.nomad_addr,
+        region=settings.nomad_region,
+        namespace=settings.nomad_namespace,
+        token=settings.nomad_token.get_secret_value() if settings.nomad_token else "",
+        token_file=settings.nomad_token_file,
+        ca_cert=settings.nomad_cacert,
+        ca_path=settings.nomad_capath,
+        client_cert=settings.nomad_client_cert,
+        client_key=settings.nomad_client_key,
+        tls_server_name=settings.nomad_tls_server_name,
+        skip_verify=settings.nomad_skip_verify,
+        dispatch_timeout_seconds=settings.nomad_timeout_seconds,
+        # The slots' requests, and as many reads of the watch as it does at once.
+        pool_size=settings.dispatch_concurrency + 8,
+        silence_seconds=2 * settings.event_heartbeat_seconds + 5,
+    )
+
+
+def places(settings: Settings) -> list[Place]:
+    """Where event streams are held: every configured region and namespace."""
+    return [
+        Place(region, namespace)
+        for region in settings.allowed_regions
+        for namespace in settings.allowed_namespaces
+    ]
+
+
+@dataclass(slots=True)
+class Redis:
+    """The connections to Redis: reads, operations and heartbeats do not wait for each other."""
+
+    reader: Any
+    ops: Any
+    beat: Any
+    runner: ScriptRunner
+    beats: ScriptRunner
+
+    @classmethod
+    def connect(cls, settings: Settings) -> "Redis":
+        """Make the clients; nothing is sent yet."""
+        options = redis_options(settings)
+        ops, beat = connect(options, Purpose.OPS), connect(options, Purpose.BEAT)
+        reader = connect(options, Purpose.READER, block_seconds=settings.block_seconds)
+        return cls(reader, ops, beat, ScriptRunner(ops), ScriptRunner(beat))
+
+    async def close(self) -> None:
+        """Finish what is under way, then close every connection."""
+        await self.runner.close()
+        await self.beats.close()
+        for client in (self.reader, self.ops, self.beat):
+            await client.aclose()
+
+
+@dataclass(slots=True)
+class Parts:
+    """One worker, wired and not yet running."""
+
+    settings: Settings
+    keys: Keys
+    clock: SystemClock
+    health: Health
+    metrics: Metrics
+    redis: Redis
+    nomad: NomadClient
+    inbox: RedisInbox
+    leases: Leases
+    survey: RedisSurvey
+    lease: Lease
+    gate: Gate
+    heartbeat: Heartbeat
+    pipeline: Pipeline
+    intake: Intake
+    feeds: list[Feed]
+    housekeeping: Housekeeping
+
+
+def assemble(settings: Settings, failed: Callable[[BaseException], None]) -> Parts:
+    """Wire one worker.
+
+    Args:
+        settings: checked.
+        failed: told of every error after which the process cannot go on.
+    """
+    keys = Keys(settings.prefix)
+    clock = SystemClock()
+    health = Health(settings.stall_seconds)
+    metrics = Metrics(
+        settings.stream_names,
+        places(settings),
+        max_in_flight=settings.max_in_flight,
+        version=__version__,
+    )
+    redis = Redis.connect(settings)
+    nomad = NomadClient(nomad_options(settings), on_request=metrics.nomad_answered)
+    streams = {stream.name: stream.weight for stream in settings.streams}
+    redis_inbox = RedisInbox(
+        redis.reader,
+        redis.ops,
+        keys,
+        streams=streams,
+        group=settings.group,
+        consumer=settings.name,
+        block_ms=int(settings.block_seconds * 1000),
+    )
+    inbox: Inbox = measured(redis_inbox, metrics.redis_answered)
+    ledger: Ledger = measured(
+        RedisLedger(redis.ops, redis.runner, keys, clock, _ledger_options(settings)), metrics.redis_answered
+    )
+    leases: Leases = measured(
+        RedisLeases(redis.beats, redis.runner, redis.ops, keys, _lease_options(settings)),
+        metrics.redis_answered,
+    )
+
+    lease, gate, children = Lease(clock, settings.lease_seconds), Gate(clock), Children(clock)
+    dispatch = Dispatch(
+        nomad,
+        children,
+        lease,
+        gate,
+        clock,
+        metrics,
+        concurrency=settings.dispatch_concurrency,
+        max_takeovers=settings.max_takeovers,
+    )
+    watch = Watch(nomad, children, clock, placement_deadline_seconds=settings.placement_deadline_seconds)
+    pipeline = Pipeline(
+        Admit(inbox, ledger, _limits(settings, keys), settings.token_template),
+        dispatch,
+        watch,
+        Settle(ledger, clock, metrics),
+        ledger,
+        clock,
+        metrics,
+        failed,
+    )
+    intake = Intake(
+        inbox,
+        pipeline,
+        lease,
+        gate,
+        clock,
+        metrics,
+        max_in_flight=settings.max_in_flight,
+        streams=settings.stream_names,
+    )
+    feeds = [
+        Feed(nomad, children, clock, metrics, place, sweep_seconds=settings.sweep_seconds)
+        for place in places(settings)
+    ]
+    heartbeat = Heartbeat(leases, lease, clock, lease_seconds=settings.lease_seconds, stalled=health.stalled)
+    housekeeping = Housekeeping(leases, heartbeat, pipeline, intake, metrics)
+    metrics.local = lambda: Local(
+        in_flight=Counter(message.job for message in pipeline.messages),
+        lease_remaining_seconds=lease.remaining_seconds,
+        gate_open=gate.is_open,
+        draining=pipeline.draining,
+    )
+    survey = RedisSurvey(redis.ops, keys, streams=settings.stream_names, group=settings.group)
+    return Parts(
+        settings,
+        keys,
+        clock,
+        health,
+        metrics,
+        redis,
+        nomad,
+        redis_inbox,
+        leases,
+        survey,
+        lease,
+        gate,
+        heartbeat,
+        pipeline,
+        intake,
+        feeds,
+        housekeeping,
+    )
+
+
+def _limits(settings: Settings, keys: Keys) -> Limits:
+    return Limits(
+        keys,
+        namespaces=settings.allowed_namespaces,
+        regions=settings.allowed_regions,
+        max_meta_bytes=settings.max_meta_bytes,
+    )
+
+
+def _ledger_options(settings: Settings) -> LedgerOptions:
+    # A dispatch sent by an owner that was paused right before sending: its lease, its request, a margin.
+    quarantine_seconds = settings.nomad_timeout_seconds + settings.lease_seconds + MARGIN_SECONDS
+    return LedgerOptions(
+        worker=settings.name,
+        group=settings.group,
+        quarantine_ms=int(quarantine_seconds * 1000),
+        retention_ms=settings.ledger_retention_seconds * 1000,
+        reply_maxlen=settings.reply_maxlen,
+        ui_address=settings.ui_base_url,
+    )
+
+
+def _lease_options(settings: Settings) -> LeaseOptions:
+    return LeaseOptions(
+        worker=settings.name,
+        group=settings.group,
+        lease_ms=int(settings.lease_seconds * 1000),
+        streams=settings.stream_names,
+        about={"version": __version__},
+    )
