@@ -92,6 +92,12 @@ class PlaceNotConfigured(RequestRejected):
     code = "request.place_not_configured"
 
 
+class NotAllowed(RequestRejected):
+    """The policy does not let this request through; the message names the rule."""
+
+    code = "request.not_allowed"
+
+
 class PayloadLost(RequestRejected):
     """The entry was trimmed or deleted before it could be dispatched."""
 

@@ -5,7 +5,7 @@ Decides nothing. Each docstring is the contract, and the contract tests run it o
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from worker.core.frames import Frame
 from worker.core.lifecycle import Fact
@@ -213,6 +213,21 @@ class Nomad(Protocol):
         """Deregister a dispatched job without purging it. A job that is not there is no error."""
         ...
 
+    async def purge(self, place: Place, job_id: str) -> None:
+        """Remove a dead dispatched job at once. That frees its token: only the ledger remembers it then."""
+        ...
+
+    async def logs(
+        self, place: Place, alloc: str, task: str, stream: Literal["stdout", "stderr"], tail_bytes: int
+    ) -> bytes:
+        """The end of what a task wrote; empty when it wrote nothing or never started.
+
+        Raises:
+            ChildUnknown: the allocation is not there (any more).
+            NomadRefused: it has no such task.
+        """
+        ...
+
     def events(self, place: Place, index: int, wanted: Callable[[str], bool]) -> AsyncGenerator[Frame, None]:
         """Follow Job, Evaluation and Allocation events of one place, heartbeats included.
 
@@ -220,6 +235,9 @@ class Nomad(Protocol):
             place: region and namespace of the stream.
             index: the first index wanted, inclusive; 0: from now on.
             wanted: asked with a dispatched job's ID; events of the others are dropped.
+
+        Yields:
+            First a heartbeat, which means that the stream was accepted. Close the generator (`aclosing`).
 
         Raises:
             FeedRefused: no first line in time, which is how Nomad refuses a stream.

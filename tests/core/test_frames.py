@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.core.frames import HEARTBEAT, Frame, decode, oversize
+from worker.core.observed import Job
 
 RECORDED = Path(__file__).parent.parent / "data" / "nomad-transcripts" / "05-event-stream-full-life.json"
 CHILD = "render/dispatch-1-aaaaaaaa"
@@ -57,7 +58,12 @@ def test_the_recorded_life_of_one_child_is_read_in_full() -> None:
 
     assert [frame.index for frame in frames] == [622, 622, 623, 624, 625, 626, 627, 628, 628, 629]
     assert not any(frame.incomplete or frame.heartbeat for frame in frames)
-    assert [job.status for frame in frames for job in frame.jobs] == ["pending", "running", "dead"]
+    assert [job.status for frame in frames for job in frame.jobs] == [
+        "pending",
+        "running",
+        "dead",
+        "dead",  # as it last was, told with its removal
+    ]
     assert frames[0].jobs[0].dispatch_idempotency_token == "1732499999999-7"
     assert frames[0].jobs[0].parent_id == "evj"
     assert [one.client_status for frame in frames for one in frame.allocations] == [
@@ -73,10 +79,11 @@ def test_the_recorded_life_of_one_child_is_read_in_full() -> None:
     assert [frame.deleted for frame in frames if frame.deleted] == [(child,)]
 
 
-def test_a_purge_is_told_as_deleted_and_not_as_a_job() -> None:
-    frame = decode(line(9, event("Job", CHILD, {"Job": {"ID": CHILD}, "Deleted": True})), everything)
+def test_a_removal_is_told_with_the_job_as_it_last_was() -> None:
+    last = {"ID": CHILD, "Status": "running"}
+    frame = decode(line(9, event("Job", CHILD, {"Job": last, "Deleted": True})), everything)
 
-    assert frame == Frame(9, deleted=(CHILD,))
+    assert frame == Frame(9, jobs=(Job(id=CHILD, status="running"),), deleted=(CHILD,))
 
 
 @pytest.mark.parametrize("beat", [b"{}", b"{}\n", b"{}\r\n"])

@@ -402,8 +402,8 @@ async def test_a_lost_client_that_comes_back_ends_its_work_which_ran_twice(nomad
 
     nomad.return_node("node-2")
 
+    await until(nomad, lambda: latest(nomad, child) is not first and first.client_status == "complete")
     second = await client_status(nomad, child, "running")
-    await until(nomad, lambda: first.client_status == "complete")
     assert (first.desired_status, first.next_allocation) == ("stop", second.id)
     assert nomad.job(child).status == "running"
     assert [run["ended_at"] is None for run in nomad.engine.clients.runs] == [False, True]

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from worker.cli.jobfiles import load_jobs
+
 if TYPE_CHECKING:
     from worker.dev.demo import Result
     from worker.dev.stack import DevStack
-
-JOB_FILES = ("*.json", "*.nomad", "*.hcl")
 
 
 def register(app: typer.Typer) -> None:
@@ -40,10 +40,8 @@ def dev(
 
 def _load(folder: Path | None) -> list[dict[str, Any]]:
     from worker.dev.demo_jobs import demo_jobs  # noqa: PLC0415 - heavy: --help does without
-    from worker.dev.simulator.jobfile import load_job  # noqa: PLC0415
 
-    files = [file for pattern in JOB_FILES for file in sorted(folder.glob(pattern))] if folder else []
-    return demo_jobs() + [load_job(file) for file in files]
+    return demo_jobs() + (load_jobs(folder) if folder else [])
 
 
 async def _run(jobs: list[dict[str, Any]], number: int, log_level: str) -> int:
@@ -95,15 +93,16 @@ async def _demo(stack: "DevStack", number: int) -> int:
 
 
 def _table(results: "list[Result]") -> Any:
+    from rich import box  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
-    table = Table()
-    for heading in ("Message", "Request", "Verdict", "Exit", "Error", "Expected"):
-        table.add_column(heading, no_wrap=heading != "Request")
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("Request", min_width=24)
+    for heading in ("Verdict", "Exit", "Error", "Expected"):
+        table.add_column(heading, no_wrap=True)
     for result in results:
         reply, case = result.reply, result.case
         table.add_row(
-            result.sent.id,
             case.what,
             reply.verdict.value if reply and reply.verdict else "no reply",
             "" if reply is None or reply.exit_code is None else str(reply.exit_code),

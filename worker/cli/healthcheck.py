@@ -25,8 +25,9 @@ def healthcheck(
     """Exit 0 if the worker on WORKER_HTTP_ADDR is alive, 1 if not or if it does not answer."""
     from worker.settings import load  # noqa: PLC0415 - heavy
 
-    host, port = load().http_addr
-    connection = HTTPConnection(EVERY_INTERFACE.get(host, host), port, timeout=timeout_seconds)
+    address = load().http_addr
+    host, port = EVERY_INTERFACE.get(address.host, address.host), address.port
+    connection = HTTPConnection(host, port, timeout=timeout_seconds)
     try:
         connection.request("GET", "/readyz" if ready else "/healthz")
         response = connection.getresponse()

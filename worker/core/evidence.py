@@ -12,7 +12,7 @@ from worker.core import placement
 from worker.core.ending import Ending, TaskEnd, main_tasks, task_ends
 from worker.core.instants import format_rfc3339
 from worker.core.observed import Allocation, Evaluation, Job, Snapshot, TaskEvent, TaskGroup, TaskState
-from worker.core.placement import clipped
+from worker.core.placement import plain
 
 ALLOCATIONS_SHOWN = 16
 TASKS_SHOWN = 48
@@ -59,12 +59,12 @@ def where(allocation: Allocation) -> dict[str, Any]:
         "node": allocation.node_name,
         "node_id": allocation.node_id,
     }
-    return {name: clipped(value) for name, value in told.items() if value}
+    return {name: plain(value) for name, value in told.items() if value}
 
 
 def event_json(event: TaskEvent) -> dict[str, Any]:
     """One task event, without what it leaves empty."""
-    told: dict[str, Any] = {"type": clipped(event.type)}
+    told: dict[str, Any] = {"type": plain(event.type)}
     if event.time > 0:
         told["at"] = instant(event.time)
     if event.type == "Terminated":
@@ -72,7 +72,7 @@ def event_json(event: TaskEvent) -> dict[str, Any]:
     if event.signal:
         told["signal"] = event.signal
     if text := event.display_message or event.message:
-        told["message"] = clipped(text)
+        told["message"] = plain(text)
     return told
 
 
@@ -85,11 +85,11 @@ def instant(unix_ns: int) -> str | None:
 
 
 def _job(snapshot: Snapshot) -> dict[str, Any]:
-    told: dict[str, Any] = {"id": clipped(snapshot.job_id), "gone": snapshot.gone, "deleted": snapshot.purged}
+    told: dict[str, Any] = {"id": plain(snapshot.job_id), "gone": snapshot.gone, "deleted": snapshot.purged}
     if snapshot.job is not None:
         told |= {
-            "type": clipped(snapshot.job.type),
-            "status": clipped(snapshot.job.status),
+            "type": plain(snapshot.job.type),
+            "status": plain(snapshot.job.status),
             "stop": snapshot.job.stop,
             "modify_index": snapshot.job.modify_index,
         }
@@ -101,7 +101,7 @@ def _deciding(deciding: Ending | None) -> dict[str, Any] | None:
         return None
     told = where(deciding.allocation)
     if deciding.task is not None:
-        told["task"] = clipped(deciding.task.name)
+        told["task"] = plain(deciding.task.name)
     told["event"] = event_json(deciding.event) if deciding.event is not None else None
     return told
 
@@ -157,13 +157,13 @@ def _allocation(allocation: Allocation, *, counts: bool) -> dict[str, Any]:
     told: dict[str, Any] = {
         **where(allocation),
         "counts": counts,
-        "client_status": clipped(allocation.client_status),
-        "client_description": clipped(allocation.client_description),
-        "desired_status": clipped(allocation.desired_status),
-        "desired_description": clipped(allocation.desired_description),
-        "replaces": clipped(allocation.previous_allocation),
-        "replaced_by": clipped(allocation.next_allocation),
-        "preempted_by": clipped(allocation.preempted_by_allocation),
+        "client_status": plain(allocation.client_status),
+        "client_description": plain(allocation.client_description),
+        "desired_status": plain(allocation.desired_status),
+        "desired_description": plain(allocation.desired_description),
+        "replaces": plain(allocation.previous_allocation),
+        "replaced_by": plain(allocation.next_allocation),
+        "preempted_by": plain(allocation.preempted_by_allocation),
         "placed_at": instant(allocation.create_time) if allocation.create_time > 0 else None,
     }
     tracker = allocation.reschedule_tracker
@@ -175,17 +175,17 @@ def _allocation(allocation: Allocation, *, counts: bool) -> dict[str, Any]:
 def _task(end: TaskEnd, events: Sequence[TaskEvent], *, main: bool) -> dict[str, Any]:
     state: TaskState = end.state
     return {
-        "name": clipped(end.name),
+        "name": plain(end.name),
         "main": main,
-        "state": clipped(state.state),
+        "state": plain(state.state),
         "failed": state.failed,
         "restarts": state.restarts,
         "exit_code": end.exit.exit_code if end.exit is not None else None,
         "signal": end.exit.signal if end.exit is not None else None,
         "oom_killed": end.out_of_memory,
         "killed": end.kill is not None,
-        "started_at": clipped(state.started_at) if state.started_at else None,
-        "finished_at": clipped(state.finished_at) if state.finished_at else None,
+        "started_at": plain(state.started_at) if state.started_at else None,
+        "finished_at": plain(state.finished_at) if state.finished_at else None,
         "events": [event_json(event) for event in events],
     }
 
@@ -196,10 +196,10 @@ def _evaluations(evaluations: Iterable[Evaluation]) -> dict[str, Any]:
     return {
         "evaluations": [
             {
-                "id": clipped(one.id),
-                "triggered_by": clipped(one.triggered_by),
-                "status": clipped(one.status),
-                **({"description": clipped(one.status_description)} if one.status_description else {}),
+                "id": plain(one.id),
+                "triggered_by": plain(one.triggered_by),
+                "status": plain(one.status),
+                **({"description": plain(one.status_description)} if one.status_description else {}),
             }
             for one in shown
         ],

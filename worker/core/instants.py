@@ -16,7 +16,7 @@ def parse_rfc3339(text: str) -> int:
     if instant.tzinfo is None:
         message = "the time has no offset; end it with Z or +hh:mm"
         raise ValueError(message)
-    return int(instant.timestamp() * 1000)
+    return round(instant.timestamp() * 1000)
 
 
 def format_rfc3339(unix_ms: int) -> str:

@@ -55,7 +55,7 @@ class Keys:
         return f"{self.prefix}:floor:{stream}"
 
     def idempotency(self, producer: str, key: str) -> str:
-        """String: the message ID that a producer's idempotency key first gave."""
+        """String: the message that a producer's idempotency key first gave, as `<stream>:<id>:<nonce>`."""
         return f"{self.prefix}:idempotency:{producer}:{key}"
 
     def reply_stream(self, reply_to: str) -> str:

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from worker.core.observed import AllocMetric, Evaluation
+from worker.core.redact import without_userinfo
 
 GROUPS_SHOWN = 8
 REASONS_SHOWN = 16
-_TEXT_LIMIT = 200
+_TEXT_SHOWN = 200
+_TEXT_READ = 4_000
 
 _COUNTS = (
     "nodes_available",
@@ -44,7 +46,7 @@ def sentence(metrics: Mapping[str, AllocMetric]) -> str:
     """All groups' reasons in one line of text; empty when there is nothing to tell."""
     groups = sorted(metrics)[:GROUPS_SHOWN]
     return "; ".join(
-        f'group "{clipped(group)}" cannot be placed: {", ".join(reasons(metrics[group]))}' for group in groups
+        f'group "{plain(group)}" cannot be placed: {", ".join(reasons(metrics[group]))}' for group in groups
     )
 
 
@@ -59,10 +61,10 @@ def reasons(metric: AllocMetric) -> list[str]:
         if not nodes
     ]
     told += [
-        f"{_nodes(nodes)} without enough {clipped(name)}"
+        f"{_nodes(nodes)} without enough {plain(name)}"
         for name, nodes in sorted((metric.dimension_exhausted or {}).items())
     ]
-    told += [f"quota limit hit: {clipped(name)}" for name in sorted(metric.quota_exhausted or ())]
+    told += [f"quota limit hit: {plain(name)}" for name in sorted(metric.quota_exhausted or ())]
     told += [
         f"constraint {_quoted(name)} filtered {_nodes(nodes)}"
         for name, nodes in sorted((metric.constraint_filtered or {}).items())
@@ -78,16 +80,16 @@ def reasons(metric: AllocMetric) -> list[str]:
 
 
 def _explain_one(group: str, metric: AllocMetric) -> dict[str, Any]:
-    explained: dict[str, Any] = {"group": clipped(group), "nodes_evaluated": metric.nodes_evaluated}
+    explained: dict[str, Any] = {"group": plain(group), "nodes_evaluated": metric.nodes_evaluated}
     for name in ("nodes_filtered", "nodes_exhausted", "coalesced_failures"):
         if count := getattr(metric, name):
             explained[name] = count
     for name in _COUNTS:
         if counts := getattr(metric, name):
             shown = sorted(counts.items())[:REASONS_SHOWN]
-            explained[name] = {clipped(key): count for key, count in shown}
+            explained[name] = {plain(key): count for key, count in shown}
     if metric.quota_exhausted:
-        explained["quota_exhausted"] = [clipped(q) for q in sorted(metric.quota_exhausted)[:REASONS_SHOWN]]
+        explained["quota_exhausted"] = [plain(q) for q in sorted(metric.quota_exhausted)[:REASONS_SHOWN]]
     explained["reasons"] = reasons(metric)
     return explained
 
@@ -97,9 +99,12 @@ def _nodes(count: int) -> str:
 
 
 def _quoted(text: str) -> str:
-    return f'"{clipped(text)}"'
+    return f'"{plain(text)}"'
 
 
-def clipped(text: str) -> str:
-    """The text, cut where it is too long to be repeated in a reply."""
-    return text if len(text) <= _TEXT_LIMIT else text[: _TEXT_LIMIT - 1] + "…"
+def plain(text: str) -> str:
+    """Text of Nomad's as replies repeat it: one line, not too long, without the passwords in its URLs."""
+    if len(text) > _TEXT_READ:
+        text = text[:_TEXT_READ]
+    text = without_userinfo(" ".join(text.split()))
+    return text if len(text) <= _TEXT_SHOWN else text[: _TEXT_SHOWN - 1] + "…"

@@ -11,7 +11,7 @@ from worker.core.ending import task_ends
 from worker.core.evidence import event_json, instant, where
 from worker.core.model import Progress
 from worker.core.observed import Allocation, Evaluation, TaskEvent, TaskState
-from worker.core.placement import clipped
+from worker.core.placement import plain
 from worker.core.story import Story, runs_no_more
 
 ALLOCATIONS_SHOWN = 16
@@ -46,9 +46,11 @@ def _blocked(story: Story) -> dict[str, Any]:
     told: dict[str, Any] = {"placement": placement.explain(metrics)}
     if reason := placement.sentence(metrics):
         told["reason"] = reason
-    if waiting := sorted(story.latest.values(), key=lambda one: one.name):
-        # Placed once, and to be placed again: after a lost client, a preemption, a failure.
-        told["after"] = [_ended(one) for one in waiting[:ALLOCATIONS_SHOWN]]
+    # Placed before, and to be placed again: after a lost client, a preemption, a failure.
+    again = [one for one in story.latest.values() if runs_no_more(one) and not _done(one)]
+    if again:
+        in_order = sorted(again, key=lambda one: (one.task_group, one.name, one.id))
+        told["after"] = [_ended(one) for one in in_order[:ALLOCATIONS_SHOWN]]
     return told
 
 
@@ -79,7 +81,7 @@ def _retry(story: Story) -> dict[str, Any]:
         if runs_no_more(allocation) and (followup := _followup(story, allocation)):
             told = {"what": "reschedule", **_ended(allocation), "attempt": attempt + 1}
             if followup.wait_until:
-                told["next_at"] = clipped(followup.wait_until)
+                told["next_at"] = plain(followup.wait_until)
             return told
     return {}
 
@@ -91,7 +93,7 @@ def _restart(allocation: Allocation) -> dict[str, Any]:
         events = state.events or []
         if state.state != "pending" or not events or events[-1].type != "Restarting":
             continue
-        told = {"what": "restart", **where(allocation), "task": clipped(name), "attempt": state.restarts + 1}
+        told = {"what": "restart", **where(allocation), "task": plain(name), "attempt": state.restarts + 1}
         told |= _exit(state)
         if next_at := _restart_at(events[-1]):
             told["next_at"] = next_at
@@ -113,12 +115,12 @@ def _followup(story: Story, allocation: Allocation) -> Evaluation | None:
 
 
 def _ended(allocation: Allocation) -> dict[str, Any]:
-    told: dict[str, Any] = {**where(allocation), "client_status": clipped(allocation.client_status)}
+    told: dict[str, Any] = {**where(allocation), "client_status": plain(allocation.client_status)}
     if allocation.desired_description:
-        told["reason"] = clipped(allocation.desired_description)
+        told["reason"] = plain(allocation.desired_description)
     for name, end in sorted(task_ends(allocation).items()):
         if end.state.failed:
-            return told | {"task": clipped(name)} | _exit(end.state)
+            return told | {"task": plain(name)} | _exit(end.state)
     return told
 
 
@@ -127,6 +129,10 @@ def _exit(state: TaskState) -> dict[str, Any]:
     if ended is None:
         return {}
     return {"exit_code": ended.exit_code, "event": event_json(ended)}
+
+
+def _done(allocation: Allocation) -> bool:
+    return allocation.client_status == "complete" and allocation.desired_status == "run"
 
 
 def _tries_before(allocation: Allocation) -> int:

@@ -10,10 +10,11 @@ from worker.core.ending import TERMINAL
 from worker.core.observed import Allocation, Evaluation, Job, Snapshot
 
 OPEN = frozenset({"pending", "blocked"})
-"""Statuses of an evaluation that may still bring a new allocation."""
+"""Statuses of an evaluation that is not done."""
 
-_PLAIN_TRIGGERS = frozenset({"job-register", "queued-allocs", "job-deregister"})
 _REGISTERED = "job-register"
+_DEREGISTERED = "job-deregister"
+_PLAIN_TRIGGERS = frozenset({_REGISTERED, "queued-allocs", _DEREGISTERED})
 
 Instance = tuple[str, str]
 """What is to run once: group and index, or, in a sysbatch job, group and node."""
@@ -34,7 +35,11 @@ class Story:
     @property
     def open_evaluations(self) -> list[Evaluation]:
         """Evaluations that may still bring a new allocation."""
-        return [one for one in self.snapshot.evaluations.values() if one.status in OPEN]
+        return [
+            one
+            for one in self.snapshot.evaluations.values()
+            if one.status in OPEN and one.triggered_by != _DEREGISTERED
+        ]
 
     @property
     def missing(self) -> int:
@@ -50,8 +55,9 @@ class Story:
 
     @property
     def never_collected(self) -> bool:
-        """Whether the first evaluation is still there. Garbage collection takes the oldest ones first, each
-        with its allocations: then an allocation that is not there never was.
+        """Whether the first evaluation is still there, so that an allocation that is not there never was.
+
+        Garbage collection takes the oldest evaluations first, each with its allocations.
         """
         return any(one.triggered_by == _REGISTERED for one in self.snapshot.evaluations.values())
 

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from itertools import cycle, islice
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -45,7 +46,13 @@ CASES = (
         0,
         request=Request("demo-render", meta={"who": "ada", "seconds": "0.3"}),
     ),
-    Case("exits with code 3", Verdict.FAILED, 3, request=Request("demo-render", meta={"code": "3"})),
+    Case(
+        "exits with code 3",
+        Verdict.FAILED,
+        3,
+        "job.failed",
+        request=Request("demo-render", meta={"code": "3"}),
+    ),
     Case(
         "payload reaches the task",
         Verdict.SUCCEEDED,
@@ -75,6 +82,7 @@ CASES = (
         "fails too often",
         Verdict.FAILED,
         1,
+        "job.failed",
         request=Request("demo-flaky", meta={"failures": "3"}),
     ),
     Case("detached", Verdict.DETACHED, request=Request("demo-render", detach=True)),
@@ -82,6 +90,7 @@ CASES = (
         "runs too long, is stopped",
         Verdict.TIMED_OUT,
         137,
+        "job.timed_out",
         request=Request("demo-render", meta={"seconds": "60"}, timeout_seconds=1.0),
     ),
     Case(
@@ -134,6 +143,7 @@ async def demo(
 
 
 async def _send_raw(redis: Redis, keys: Keys, case: Case) -> Sent:
-    entry_id = await redis.xadd(keys.stream("requests"), dict(case.fields or {}))
+    fields: dict[Any, Any] = {**(case.fields or {})}
+    entry_id: Any = await redis.xadd(keys.stream("requests"), fields)
     key = MessageKey("requests", entry_id.decode())
     return Sent(key.stream, key.id, keys.replies, f"{entry_time_ms(key.id) - 1}-0")

@@ -4,6 +4,7 @@ Knows nothing of where entries come from. A faulty one is admitted too, to be an
 """
 
 from worker.core.model import Entry, MessageKey, Phase, Request
+from worker.core.policy import Policy
 from worker.core.request import Limits, decode_request, routing_of, salvage_routing
 from worker.errors import PayloadLost, RequestRejected
 from worker.flow.message import Message
@@ -17,10 +18,13 @@ class Admit:
         token_template: as `WORKER_TOKEN_TEMPLATE`: `{message_id}`, and `{stream}` where several are read.
     """
 
-    def __init__(self, inbox: Inbox, ledger: Ledger, limits: Limits, token_template: str) -> None:
+    def __init__(
+        self, inbox: Inbox, ledger: Ledger, limits: Limits, policy: Policy, token_template: str
+    ) -> None:
         self._inbox = inbox
         self._ledger = ledger
         self._limits = limits
+        self._policy = policy
         self._token_template = token_template
 
     async def admit(self, message: Message) -> bool:
@@ -72,7 +76,10 @@ class Admit:
         if entry.fields is None:
             text = "the entry was trimmed or deleted from the stream before it was dispatched"
             raise PayloadLost(text)
-        return decode_request(entry.fields, self._limits)
+        request = decode_request(entry.fields, self._limits)
+        place = routing_of(request, self._limits).place
+        self._policy.check(entry.key.stream, request, place.namespace, place.region)
+        return request
 
     def _token(self, key: MessageKey) -> str:
         return self._token_template.replace("{message_id}", key.id).replace("{stream}", key.stream)

@@ -185,7 +185,9 @@ class Pipeline:
         return await self._keep(message, record, JobAccepted(kept_job_id, "", self._clock.now_ms()))
 
     async def _finish(self, message: Message, record: Record) -> None:
+        record = await self._settle.complete(record)
         message.record = await self._lasting(partial(self._settle.settle, record))
+        await self._settle.clean_up(message.record)
         if record.outcome:
             log.info(
                 "message.settled",

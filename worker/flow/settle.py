@@ -3,19 +3,55 @@
 Knows nothing of how the outcome was found; settling twice gives the same reply.
 """
 
-from worker.core.model import Outcome, Phase, Record, Verdict
+from dataclasses import replace
+from typing import Any, Literal
+
+import structlog
+
+from worker.core.model import Outcome, Record, Verdict
 from worker.errors import PayloadLost, PoisonMessage, WorkerError
 from worker.flow.instruments import Instruments
-from worker.ports import Clock, Ledger
+from worker.ports import Clock, Ledger, Nomad
+
+log = structlog.get_logger()
+
+NO_LOGS = frozenset({Verdict.SUCCEEDED, Verdict.DETACHED, Verdict.UNKNOWN_GC})
 
 
 class Settle:
-    """Publishes outcomes."""
+    """Publishes outcomes.
 
-    def __init__(self, ledger: Ledger, clock: Clock, instruments: Instruments) -> None:
+    Args:
+        log_tail_bytes: how much of a failed task's output goes into the reply; 0: none.
+        purge_finished: remove the job from Nomad after its reply is published.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        nomad: Nomad,
+        clock: Clock,
+        instruments: Instruments,
+        *,
+        log_tail_bytes: int = 0,
+        purge_finished: bool = False,
+    ) -> None:
         self._ledger = ledger
+        self._nomad = nomad
         self._clock = clock
         self._instruments = instruments
+        self._log_tail_bytes = log_tail_bytes
+        self._purge_finished = purge_finished
+
+    async def complete(self, record: Record) -> Record:
+        """Add to a FINISHED record what only now can be said: durations, and a failed task's last words."""
+        outcome = record.outcome
+        if outcome is None or not record.job_id:
+            return record
+        evidence = {**outcome.evidence, "durations": self._durations(record, outcome)}
+        if self._log_tail_bytes and outcome.verdict not in NO_LOGS:
+            evidence["logs"] = await self._last_words(record, outcome)
+        return replace(record, outcome=replace(outcome, evidence=evidence))
 
     async def settle(self, record: Record) -> Record:
         """Publish a FINISHED record's outcome.
@@ -24,10 +60,50 @@ class Settle:
             Fenced, RedisUnavailable.
         """
         settled = await self._ledger.settle(record)
-        if settled.phase is Phase.SETTLED and record.outcome is not None:
+        if record.outcome is not None:
             seconds = max(0.0, (self._clock.now_ms() - record.received_at_ms) / 1000)
             self._instruments.settled(record, record.outcome, seconds)
         return settled
+
+    async def clean_up(self, record: Record) -> None:
+        """Purge the settled message's job where that is wanted; only the ledger remembers its token then."""
+        if not self._purge_finished or not record.job_id or _may_still_run(record):
+            return
+        try:
+            await self._nomad.purge(record.routing.place, record.job_id)
+        except WorkerError as error:
+            # Nomad's own garbage collection will come for it.
+            log.warning("job.not_purged", job_id=record.job_id, code=error.code, error=str(error))
+
+    def _durations(self, record: Record, outcome: Outcome) -> dict[str, Any]:
+        """Seconds, as this worker and its predecessors saw them, besides those that Nomad tells."""
+        told = dict(outcome.evidence.get("durations") or {})
+        told["queue"] = max(0, record.dispatched_at_ms - record.received_at_ms) / 1000
+        told["total"] = max(0, self._clock.now_ms() - record.received_at_ms) / 1000
+        return told
+
+    async def _last_words(self, record: Record, outcome: Outcome) -> dict[str, str]:
+        deciding = outcome.evidence.get("deciding") or {}
+        allocation, task = deciding.get("allocation", ""), deciding.get("task", "")
+        if not allocation or not task:
+            return {"note": "no task to read the logs of"}
+        words: dict[str, str] = {}
+        streams: tuple[Literal["stderr", "stdout"], ...] = ("stderr", "stdout")
+        for stream in streams:
+            try:
+                tail = await self._nomad.logs(
+                    record.routing.place, allocation, task, stream, self._log_tail_bytes
+                )
+            except WorkerError as error:
+                # The node may be gone with its logs: the verdict does not wait for them.
+                words["note"] = f"{stream} is not to be had: {error.code}"
+                break
+            words[stream] = tail.decode(errors="replace")
+        return words
+
+
+def _may_still_run(record: Record) -> bool:
+    return record.outcome is None or record.outcome.verdict is Verdict.DETACHED
 
 
 def outcome_of(error: WorkerError) -> Outcome:

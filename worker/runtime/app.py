@@ -70,15 +70,16 @@ class App:
 
     async def run(self) -> int:
         """Come up, work, leave. Returns the process's exit code: 0 when it was told to stop."""
+        redactor = Redactor(self._settings.secret_texts)
         configure(
             form=self._settings.log_format,
             level=self._settings.log_level,
             worker=self._settings.name,
-            redactor=Redactor(self._settings.secret_texts),
+            redactor=redactor,
         )
         for number in SIGNALS:
             asyncio.get_running_loop().add_signal_handler(number, self.stop)
-        parts = assemble(self._settings, self._fail)
+        parts = assemble(self._settings, self._fail, redactor.learn)
         tree = TaskTree(self._fail)
         http = self._http = HttpServer(
             self._settings.http_addr,

@@ -80,6 +80,8 @@ class Housekeeping:
                     found = True
                     log.warning("worker.taken_over", dead_worker=dead.name, messages=len(records))
                     self._instruments.taken_over(len(records))
+                    for record in records:
+                        self._instruments.redelivered(record.key.stream, "taken_over")
                     self._pipeline.take_records(records)
 
     async def _tidy(self) -> None:

@@ -3,6 +3,8 @@
 Decides nothing beyond who is handed what.
 """
 
+import os
+import tomllib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +21,9 @@ from worker.adapters.redis.scripts import ScriptRunner
 from worker.adapters.redis.survey import RedisSurvey
 from worker.core.keys import Keys
 from worker.core.model import Place
+from worker.core.policy import Policy
 from worker.core.request import Limits
+from worker.errors import SettingsInvalid
 from worker.flow.admit import Admit
 from worker.flow.children import Children
 from worker.flow.dispatch import Dispatch
@@ -40,12 +44,17 @@ from worker.runtime.metrics import Local, Metrics
 from worker.settings import Settings
 
 
-def redis_options(settings: Settings) -> RedisOptions:
+def _unheard(_secret: str) -> None:
+    """For commands that log nothing."""
+
+
+def redis_options(settings: Settings, learn: Callable[[str], None] = _unheard) -> RedisOptions:
     """How to reach Redis."""
     return RedisOptions(
         url=settings.redis_url.get_secret_value(),
         username=settings.redis_username,
         password_file=settings.redis_password_file,
+        on_secret=learn,
         ca_file=settings.redis_ca_file,
         cert_file=settings.redis_cert_file,
         key_file=settings.redis_key_file,
@@ -53,7 +62,7 @@ def redis_options(settings: Settings) -> RedisOptions:
     )
 
 
-def nomad_options(settings: Settings) -> NomadOptions:
+def nomad_options(settings: Settings, learn: Callable[[str], None] = _unheard) -> NomadOptions:
     """How to reach Nomad."""
     return NomadOptions(
         address=settings.nomad_addr,
@@ -61,6 +70,7 @@ def nomad_options(settings: Settings) -> NomadOptions:
         namespace=settings.nomad_namespace,
         token=settings.nomad_token.get_secret_value() if settings.nomad_token else "",
         token_file=settings.nomad_token_file,
+        on_secret=learn,
         ca_cert=settings.nomad_cacert,
         ca_path=settings.nomad_capath,
         client_cert=settings.nomad_client_cert,
@@ -94,9 +104,9 @@ class Redis:
     beats: ScriptRunner
 
     @classmethod
-    def connect(cls, settings: Settings) -> "Redis":
+    def connect(cls, settings: Settings, learn: Callable[[str], None]) -> "Redis":
         """Make the clients; nothing is sent yet."""
-        options = redis_options(settings)
+        options = redis_options(settings, learn)
         ops, beat = connect(options, Purpose.OPS), connect(options, Purpose.BEAT)
         reader = connect(options, Purpose.READER, block_seconds=settings.block_seconds)
         return cls(reader, ops, beat, ScriptRunner(ops), ScriptRunner(beat))
@@ -132,12 +142,15 @@ class Parts:
     housekeeping: Housekeeping
 
 
-def assemble(settings: Settings, failed: Callable[[BaseException], None]) -> Parts:
+def assemble(
+    settings: Settings, failed: Callable[[BaseException], None], learn: Callable[[str], None] = _unheard
+) -> Parts:
     """Wire one worker.
 
     Args:
         settings: checked.
         failed: told of every error after which the process cannot go on.
+        learn: told of every secret read from a file, so that logs can mask it.
     """
     keys = Keys(settings.prefix)
     clock = SystemClock()
@@ -147,9 +160,10 @@ def assemble(settings: Settings, failed: Callable[[BaseException], None]) -> Par
         places(settings),
         max_in_flight=settings.max_in_flight,
         version=__version__,
+        revision=os.environ.get("SOURCE_REVISION", "unknown"),
     )
-    redis = Redis.connect(settings)
-    nomad = NomadClient(nomad_options(settings), on_request=metrics.nomad_answered)
+    redis = Redis.connect(settings, learn)
+    nomad = NomadClient(nomad_options(settings, learn), on_request=metrics.nomad_answered)
     streams = {stream.name: stream.weight for stream in settings.streams}
     redis_inbox = RedisInbox(
         redis.reader,
@@ -181,11 +195,19 @@ def assemble(settings: Settings, failed: Callable[[BaseException], None]) -> Par
         max_takeovers=settings.max_takeovers,
     )
     watch = Watch(nomad, children, clock, placement_deadline_seconds=settings.placement_deadline_seconds)
+    settle = Settle(
+        ledger,
+        nomad,
+        clock,
+        metrics,
+        log_tail_bytes=settings.log_tail_bytes,
+        purge_finished=settings.purge_finished,
+    )
     pipeline = Pipeline(
-        Admit(inbox, ledger, _limits(settings, keys), settings.token_template),
+        Admit(inbox, ledger, _limits(settings, keys), _policy(settings), settings.token_template),
         dispatch,
         watch,
-        Settle(ledger, clock, metrics),
+        settle,
         ledger,
         clock,
         metrics,
@@ -233,6 +255,17 @@ def assemble(settings: Settings, failed: Callable[[BaseException], None]) -> Par
         feeds,
         housekeeping,
     )
+
+
+def _policy(settings: Settings) -> Policy:
+    if settings.allow_file is None:
+        return Policy()
+    try:
+        tables = tomllib.loads(settings.allow_file.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        message = f"WORKER_ALLOW_FILE cannot be read: {error}"
+        raise SettingsInvalid(message) from error
+    return Policy.parse(tables)
 
 
 def _limits(settings: Settings, keys: Keys) -> Limits:

@@ -8,7 +8,7 @@ have connections apart from the pool, so that they never hold up a request.
 
 import logging
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -53,6 +53,8 @@ class NomadOptions:
     token: str = field(default="", repr=False)
     token_file: Path | None = None
     """Wins over `token`."""
+    on_secret: Callable[[str], None] = field(default=lambda _: None, repr=False)
+    """Told of every token read from the file, so that logs can mask it."""
     ca_cert: Path | None = None
     ca_path: Path | None = None
     """A folder of PEM files, not read where `ca_cert` is given."""
@@ -90,7 +92,7 @@ class NomadConnection:
         # httpx logs every request's URL at INFO, 3 million lines a day at a modest rate.
         logging.getLogger("httpx").setLevel(logging.WARNING)
         self.options = options
-        self.token = TokenSource(options.token, options.token_file)
+        self.token = TokenSource(options.token, options.token_file, on_secret=options.on_secret)
         self._base, self._socket = _parse(options.address)
         self._tls = tls_context(options) if self._base.startswith("https://") else None
         self._extensions = (

@@ -28,17 +28,24 @@ class TokenSource:
         token: used when there is no file.
         file: holds the token alone; white space around it is ignored.
         monotonic: seconds that never go back.
+        on_secret: told of every token read from the file, so that logs can mask it.
 
     Raises:
         SettingsInvalid: the file cannot be read, or what it holds cannot be a token.
     """
 
     def __init__(
-        self, token: str = "", file: Path | None = None, *, monotonic: Callable[[], float] = time.monotonic
+        self,
+        token: str = "",
+        file: Path | None = None,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        on_secret: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._token = token.strip()
         self._file = file
         self._monotonic = monotonic
+        self._on_secret = on_secret
         self._seen: tuple[int, int, int] | None = None
         self._look_at = 0.0
         if file is not None:
@@ -48,6 +55,7 @@ class TokenSource:
                 message = f"NOMAD_TOKEN_FILE {file}: {_why(error)}"
                 raise SettingsInvalid(message) from None
             self._look_at = monotonic() + LOOK_SECONDS
+            on_secret(self._token)
         elif not _sendable(self._token):
             message = "NOMAD_TOKEN holds characters that no HTTP header can carry"
             raise SettingsInvalid(message)
@@ -62,6 +70,7 @@ class TokenSource:
             try:
                 if _identity(self._file) != self._seen:
                     self._seen, self._token = _read(self._file)
+                    self._on_secret(self._token)
                     _LOG.info("nomad.token_read", file=str(self._file))
             except (OSError, ValueError) as error:
                 _LOG.warning("nomad.token_unreadable", file=str(self._file), why=_why(error))

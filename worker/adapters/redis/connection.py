@@ -68,6 +68,8 @@ class RedisOptions:
     username: str = ""
     password: str = field(default="", repr=False)
     password_file: Path | None = None
+    on_secret: Callable[[str], None] = field(default=lambda _: None, repr=False)
+    """Told of every password read from the file, so that logs can mask it."""
     """Read again for every new connection, so that a rotated password needs no restart."""
     ca_file: Path | None = None
     cert_file: Path | None = None
@@ -204,9 +206,10 @@ class _SentinelPool(SentinelConnectionPool, BlockingConnectionPool):
 class _PasswordFile(CredentialProvider):
     """Credentials read at each connect."""
 
-    def __init__(self, username: str, path: Path) -> None:
+    def __init__(self, username: str, path: Path, on_secret: Callable[[str], None]) -> None:
         self._username = username
         self._path = path
+        self._on_secret = on_secret
 
     def get_credentials(self) -> tuple[str] | tuple[str, str]:
         try:
@@ -215,6 +218,7 @@ class _PasswordFile(CredentialProvider):
             # A file that is just being replaced may be gone for a moment: worth another try.
             message = f"the Redis password file cannot be read: {error.strerror}"
             raise redis.ConnectionError(message) from None
+        self._on_secret(password)
         return (self._username, password) if self._username else (password,)
 
     async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
@@ -247,7 +251,7 @@ def _settings(options: RedisOptions, target: Target, timing: _Timing) -> dict[st
         }
     username = options.username or target.username
     if options.password_file is not None:
-        settings["credential_provider"] = _PasswordFile(username, options.password_file)
+        settings["credential_provider"] = _PasswordFile(username, options.password_file, options.on_secret)
     else:
         settings |= {"username": username or None, "password": options.password or target.password or None}
     return settings

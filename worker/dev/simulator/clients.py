@@ -15,6 +15,9 @@ from worker.dev.simulator.drivers import Driver
 from worker.dev.simulator.records import Allocation
 from worker.dev.simulator.state import State
 
+_AT_ONCE = 1e6
+"""A speed at which kill timeouts are over at once."""
+
 
 class Clients:
     """All client agents of one simulator.
@@ -140,6 +143,8 @@ class Clients:
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
+        # Nobody waits for a graceful end any more.
+        self.speed = _AT_ONCE
         for runner in self.runners.values():
             if not runner.ended:
                 runner.destroy()

@@ -12,7 +12,7 @@ Test = Callable[[Fields], bool]
 
 _TOKEN = re.compile(
     r"""\s*(?:(?P<punct>==|!=|\(|\)|\[|\])|(?P<text>"(?:[^"\\]|\\.)*"|`[^`]*`)"""
-    r"""|(?P<number>-?\d+(?:\.\d+)?)|(?P<word>[A-Za-z][\w./]*))"""
+    r"""|(?P<number>-?\d+(?:\.\d+)?)|(?P<word>[A-Za-z][\w./]*)|(?P<other>\S))"""
 )
 _EXPECTED = "no match found, expected: "
 _SPACE_OR_LETTER = r"[ \t\r\n], [1-9] or [a-zA-Z]"
@@ -46,9 +46,7 @@ class _Parser:
         position = 0
         while expression[position:].strip():
             match = _TOKEN.match(expression, position)
-            if match is None:
-                start = position + len(expression[position:]) - len(expression[position:].lstrip())
-                raise self._error(start, _EXPECTED_OPERATOR if self._tokens else _EXPECTED_TERM)
+            assert match is not None  # noqa: S101 - `other` takes any character
             kind = match.lastgroup or ""
             self._tokens.append((kind, match[kind], match.start(kind)))
             position = match.end()

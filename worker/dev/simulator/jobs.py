@@ -172,6 +172,11 @@ class Job:
         self.groups = {name: [0] * len(GROUP_STATUSES) for name in self.spec.groups}
 
     @property
+    def alloc_version(self) -> int:
+        """The version that allocations show: a child's specification is never changed, only stopped."""
+        return 0 if self.dispatched else self.version
+
+    @property
     def parameterized(self) -> bool:
         """Whether it can be dispatched; a dispatched child cannot."""
         return self.spec.parameterized is not None and not self.dispatched

@@ -58,6 +58,8 @@ class Faults:
     phantom_window_seconds: float = 0.02
     """How long concurrent dispatches of one token wait for each other in that mode."""
     mute_new_streams: bool = False
+    stream_life_seconds: float | None = None
+    """Each new stream is cut after a random time up to this; None: never."""
 
     def add(
         self,
@@ -108,6 +110,7 @@ class Faults:
         self.leaderless_seconds = None
         self.phantoms = False
         self.mute_new_streams = False
+        self.stream_life_seconds = None
         self.mute_streams(muted=False)
 
     def take(self, route: str) -> Iterator[Fault]:
@@ -132,6 +135,11 @@ class Faults:
         for stream in open_streams:
             stream.close()
         return len(open_streams)
+
+    def new_stream_life(self) -> float | None:
+        """Return after how many seconds a new stream is cut; None: never."""
+        longest = self.stream_life_seconds
+        return None if longest is None else random.uniform(0, longest)  # noqa: S311 - a test's dice
 
     def mute_streams(self, *, muted: bool = True) -> None:
         """Let open streams say nothing any more, heartbeats included, without closing them."""

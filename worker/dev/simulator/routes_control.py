@@ -17,6 +17,7 @@ from worker.dev.simulator.misbehave import Fault
 from worker.dev.simulator.records import Allocation
 from worker.dev.simulator.routes_cluster import body_of
 
+_MODES = {"leaderless_seconds", "phantoms", "mute_new_streams", "stream_life_seconds"}
 _FAULT_FIELDS = {"route", "kind", "seconds", "status", "text", "times", "after", "probability"}
 
 
@@ -41,21 +42,18 @@ async def faults(call: Call) -> web.Response:
     return call.json(
         {
             "planned": [asdict(fault) for fault in shown],
-            "leaderless_seconds": plan.leaderless_seconds,
-            "phantoms": plan.phantoms,
-            "mute_new_streams": plan.mute_new_streams,
             "open_streams": len(plan.streams),
+            **{name: getattr(plan, name) for name in sorted(_MODES)},
         }
     )
 
 
 async def modes(call: Call) -> web.Response:
-    """POST `leaderless_seconds` (null: off), `phantoms`, `mute_new_streams`."""
+    """POST `leaderless_seconds`, `stream_life_seconds` (null: off), `phantoms`, `mute_new_streams`."""
     given = await body_of(call)
     plan = call.cluster.faults
-    for name in ("leaderless_seconds", "phantoms", "mute_new_streams"):
-        if name in given:
-            setattr(plan, name, given[name])
+    for name in _MODES & given.keys():
+        setattr(plan, name, given[name])
     return call.json({})
 
 

@@ -121,7 +121,7 @@ async def allocations(call: Call, job_id: str) -> web.Response:
     await call.blocking(lambda: state.table_index["allocs"])
     found = state.job(call.namespace, job_id)
     rows = [
-        alloc.stub(found.spec.type, found.version)
+        alloc.stub(found.spec.type, found.alloc_version)
         for alloc in state.allocs_of(call.namespace, job_id)
         if found is not None
     ]
@@ -142,6 +142,14 @@ async def deployments(call: Call, _job_id: str) -> web.Response:
     call.allow("GET")
     call.require(call.namespace, "read-job")
     return call.read([], 0)
+
+
+async def deployment(call: Call, job_id: str) -> web.Response:
+    """GET /v1/job/:id/deployment: the latest one; batch jobs have none."""
+    call.allow("GET")
+    call.require(call.namespace, "read-job")
+    _known(call, job_id)
+    return call.read(None, 0)
 
 
 async def versions(call: Call, job_id: str) -> web.Response:

@@ -59,7 +59,7 @@ def _stubs(call: Call, allocs: Iterable[Allocation]) -> list[dict[str, Any]]:
     for alloc in allocs:
         job = call.cluster.state.job_of(alloc)
         if job is not None:
-            rows.append(alloc.stub(job.spec.type, job.version, task_states=states))
+            rows.append(alloc.stub(job.spec.type, job.alloc_version, task_states=states))
     return rows
 
 

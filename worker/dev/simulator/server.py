@@ -59,6 +59,7 @@ _JOB_SUFFIXES: dict[str, tuple[str, WithId]] = {
     "/summary": ("job.summary", routes_jobs.summary),
     "/allocations": ("job.allocations", routes_jobs.allocations),
     "/evaluations": ("job.evaluations", routes_jobs.evaluations),
+    "/deployment": ("job.deployment", routes_jobs.deployment),
     "/deployments": ("job.deployments", routes_jobs.deployments),
     "/versions": ("job.versions", routes_jobs.versions),
     "/submission": ("job.submission", routes_jobs.submission),

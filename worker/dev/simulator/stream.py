@@ -52,6 +52,8 @@ class EventStream:
         response = _Response(headers={"Content-Type": "application/json", "Cache-Control": "no-cache"})
         response.force_close()
         self._cluster.faults.streams.add(self)
+        life = self._cluster.faults.new_stream_life()
+        cut = asyncio.get_running_loop().call_later(life, self.close) if life is not None else None
         self._dead = not self._allowed()
         # Listen first, then replay: nothing can slip in between, as there is no await.
         self._cluster.ring.listen(self.deliver)
@@ -61,6 +63,8 @@ class EventStream:
             with contextlib.suppress(ConnectionError):
                 await self._serve(response)
         finally:
+            if cut is not None:
+                cut.cancel()
             self._cluster.ring.forget(self.deliver)
             self._cluster.faults.streams.discard(self)
         return response
