@@ -28,13 +28,29 @@ class Child:
     job_id: str
     parent: str
     snapshot: Snapshot
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    added_at: float
+    """Monotonic seconds since when it is watched here."""
+    started: bool = False
+    """Whether it was seen running before it came into this worker's hands."""
     read_at: float = NEVER
     """Monotonic seconds at which it is to be read from the API."""
     reads: int = 0
     """Reads in a row that told nothing new."""
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
     ending_since: float = NEVER
     """Monotonic seconds since when the job is stopped or dead and its tasks may still be ending."""
+
+    @property
+    def unseen(self) -> bool:
+        """Whether nothing was told of it yet."""
+        return self.snapshot.job is None and not self.snapshot.gone
+
+    @property
+    def running(self) -> bool:
+        """Whether all that is still to come of it is its end, which a list of the living tells too."""
+        return self.started or any(
+            allocation.client_status == "running" for allocation in self.snapshot.allocations.values()
+        )
 
     def read_by(self, at: float) -> None:
         """Have it read at that time, unless it is to be read earlier."""
@@ -66,10 +82,10 @@ class Children:
         """A child that was added before."""
         return self._children.get(place, {}).get(job_id)
 
-    def add(self, place: Place, parent: str, job_id: str) -> Child:
+    def add(self, place: Place, parent: str, job_id: str, *, started: bool = False) -> Child:
         """Begin to gather what is told of a job; events that came early are applied."""
         _, snapshot = self._early.pop((place, job_id), (0.0, Snapshot(job_id=job_id)))
-        child = Child(place, job_id, parent, snapshot)
+        child = Child(place, job_id, parent, snapshot, self._clock.monotonic(), started)
         self._children.setdefault(place, {})[job_id] = child
         return child
 

@@ -123,6 +123,8 @@ class Dispatch:
 
     async def _request(self, message: Message, record: Record) -> Fact:
         started = self._clock.monotonic()
+        # From here on the answer must come to a record: a taker would have to wait out the quarantine.
+        message.interruptible = False
         try:
             answer = await self._nomad.dispatch(_order(message, record))
         except NomadRefused as refusal:
@@ -147,7 +149,7 @@ class Dispatch:
             quarantine_ms = record.quarantine_until_ms - self._clock.now_ms()
             if job_id is None and quarantine_ms > 0:
                 # An earlier owner, paused rather than dead, may still send until then.
-                await self._wait(message, quarantine_ms / 1000)
+                await self._clock.sleep(quarantine_ms / 1000)
                 job_id = await self._find(record)
         except NomadUnavailable as error:
             return await self._failed(message, error)
@@ -167,6 +169,7 @@ class Dispatch:
 
     async def _failed(self, message: Message, error: NomadUnavailable | NomadDenied) -> Fact:
         message.failures += 1
+        message.interruptible = True
         self._gate.failed(error)
         if isinstance(error, NomadUnavailable) and error.maybe_applied:
             message.unsure, message.looked = True, False
@@ -196,14 +199,7 @@ class Dispatch:
         )
 
     async def _pause(self, message: Message) -> None:
-        await self._wait(message, RETRIES.delay(message.failures, random.random()))  # noqa: S311
-
-    async def _wait(self, message: Message, seconds: float) -> None:
-        was, message.interruptible = message.interruptible, True
-        try:
-            await self._clock.sleep(seconds)
-        finally:
-            message.interruptible = was
+        await self._clock.sleep(RETRIES.delay(message.failures, random.random()))  # noqa: S311
 
 
 def _order(message: Message, record: Record) -> Order:

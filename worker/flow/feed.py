@@ -81,6 +81,10 @@ class Feed:
                 await self._clock.sleep(RECONNECTS.delay(3, random.random()))  # noqa: S311
                 self._sweep_wanted.set()
 
+    def sweep_soon(self) -> None:
+        """Somebody knows of a job whose events may have been missed."""
+        self._sweep_wanted.set()
+
     async def sweep(self) -> None:
         """Compare what is held with what Nomad lists as alive; have the rest read.
 
@@ -99,7 +103,7 @@ class Feed:
                 live = frozenset[str]()
             now = self._clock.monotonic()
             for child in children:
-                if child.job_id not in live or not _started(child):
+                if child.job_id not in live or not child.running:
                     child.read_by(now + random.uniform(0, SPREAD_SECONDS))  # noqa: S311
                     ended += child.job_id not in live
         self._instruments.swept(ended)
@@ -124,8 +128,3 @@ class Feed:
                 if frame.index:
                     self._index = frame.index
                 self._children.apply(self._place, frame)
-
-
-def _started(child: Child) -> bool:
-    """Whether all that is still to come of it is its end, which the list tells."""
-    return any(allocation.client_status == "running" for allocation in child.snapshot.allocations.values())

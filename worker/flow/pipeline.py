@@ -142,7 +142,7 @@ class Pipeline:
         log.info(
             "message.admitted", job=record.routing.job, phase=record.phase.value, takeovers=record.takeovers
         )
-        while record.phase is not Phase.FINISHED and not self.draining:
+        while record.phase is not Phase.FINISHED and not self._leaves(message):
             fact = await self._lasting(partial(self._step, message, record))
             record = message.record = await self._keep(message, record, fact)
             if record.phase is Phase.RUNNING:
@@ -150,8 +150,13 @@ class Pipeline:
         if record.phase is Phase.FINISHED:
             await self._finish(message, record)
 
+    def _leaves(self, message: Message) -> bool:
+        """Whether to let go now: while leaving, only a dispatch just intended is still carried out."""
+        fresh_intent = message.phase is Phase.DISPATCHING and not message.failures and not message.unsure
+        return self.draining and not fresh_intent
+
     async def _step(self, message: Message, record: Record) -> Fact:
-        message.interruptible = record.phase is not Phase.DISPATCHING
+        message.interruptible = True
         try:
             match record.phase:
                 case Phase.RECEIVED:

@@ -6,14 +6,15 @@ enough. The verdict itself is a rule in `core.verdict`.
 
 import asyncio
 import random
+from collections.abc import Callable
 
 import structlog
 
 from worker.core.backoff import Backoff
 from worker.core.gather import replace_with
 from worker.core.lifecycle import Ended, Fact, Progressed, StopOrdered
-from worker.core.model import Record, Verdict
-from worker.core.verdict import Final, Ongoing, judge
+from worker.core.model import Place, Progress, Record, Verdict
+from worker.core.verdict import Final, judge
 from worker.flow.children import NEVER, Child, Children
 from worker.flow.message import Message
 from worker.ports import Clock, Nomad
@@ -36,15 +37,23 @@ class Watch:
     """Finds the next fact about a running job.
 
     Args:
+        sweep_soon: have a place's sweep done out of turn.
         placement_deadline_seconds: a job not placed by then is stopped, verdict `unplaced`; 0: never.
     """
 
     def __init__(
-        self, nomad: Nomad, children: Children, clock: Clock, *, placement_deadline_seconds: float = 0
+        self,
+        nomad: Nomad,
+        children: Children,
+        clock: Clock,
+        *,
+        sweep_soon: Callable[[Place], None],
+        placement_deadline_seconds: float = 0,
     ) -> None:
         self._nomad = nomad
         self._children = children
         self._clock = clock
+        self._sweep_soon = sweep_soon
         self._placement_deadline_ms = placement_deadline_seconds * 1000
         self._reads = asyncio.Semaphore(READ_CONCURRENCY)
 
@@ -66,7 +75,9 @@ class Watch:
                 return StopOrdered(verdict, self._clock.now_ms())
             if record.stopping:
                 await self._stop(message, record)
-            self._plan_read(child, finding)
+            if finding.needs_read and child.read_at == NEVER:
+                delay = REREADS.delay(child.reads + 1, random.random())  # noqa: S311
+                child.read_at = self._clock.monotonic() + delay
             await self._change(child, self._next_deadline(child, message, record))
 
     def forget(self, record: Record) -> None:
@@ -80,10 +91,16 @@ class Watch:
     def _child(self, message: Message, record: Record) -> Child:
         place, job_id = record.routing.place, record.job_id
         child = self._children.get(place, job_id)
-        if child is None:
-            child = self._children.add(place, record.routing.job, job_id)
-            fresh = bool(record.eval_id) and not message.unsure and message.request is not None
-            child.read_at = self._clock.monotonic() + (QUIET_SECONDS if fresh else 0)
+        if child is not None:
+            return child
+        fresh = bool(record.eval_id) and not message.unsure and message.request is not None
+        started = record.shown == Progress.RUNNING
+        child = self._children.add(place, record.routing.job, job_id, started=started)
+        if started:
+            # Adopted, perhaps with thousands of others: one list tells which of them have ended.
+            self._sweep_soon(place)
+        elif not fresh:
+            child.read_at = self._clock.monotonic()
         return child
 
     def _grace_over(self, child: Child) -> bool:
@@ -115,18 +132,12 @@ class Watch:
         message.stop_sent_at = now
         log.info("job.stop_sent", job_id=record.job_id, verdict=record.stopping)
 
-    def _plan_read(self, child: Child, finding: Ongoing) -> None:
-        if child.snapshot.job is not None and child.reads == 0 and not finding.needs_read:
-            # Events do arrive: the read for a quiet start is not needed.
-            if not child.snapshot.whole and child.read_at > self._clock.monotonic():
-                child.read_at = NEVER
-        elif finding.needs_read and child.read_at == NEVER:
-            delay = REREADS.delay(child.reads + 1, random.random())  # noqa: S311
-            child.read_at = self._clock.monotonic() + delay
-
     def _next_deadline(self, child: Child, message: Message, record: Record) -> float:
+        """Monotonic seconds at which something is to be done although nothing was told."""
         now, now_ms = self._clock.monotonic(), self._clock.now_ms()
-        deadlines = [child.read_at, child.ending_since + ENDING_SECONDS]
+        deadlines = [self._read_due(child)]
+        if child.ending_since + ENDING_SECONDS > now:
+            deadlines.append(child.ending_since + ENDING_SECONDS)
         if record.stopping:
             deadlines.append(message.stop_sent_at + STOP_AGAIN_SECONDS)
         elif record.placed_at_ms and record.routing.timeout_seconds is not None:
@@ -137,6 +148,11 @@ class Watch:
             deadlines.append(now + (placement_ms - now_ms) / 1000)
         return min(deadlines)
 
+    def _read_due(self, child: Child) -> float:
+        if child.unseen and not child.started:
+            return min(child.read_at, child.added_at + QUIET_SECONDS * (child.reads + 1))
+        return child.read_at
+
     async def _change(self, child: Child, deadline: float) -> None:
         """Wait until something is new about the child, at most until the deadline; read it if it is time."""
         wait = deadline - self._clock.monotonic()
@@ -146,7 +162,7 @@ class Watch:
                     await child.changed.wait()
             except TimeoutError:
                 pass
-        if child.read_at <= self._clock.monotonic():
+        if self._read_due(child) <= self._clock.monotonic():
             await self._read(child)
 
     async def _read(self, child: Child) -> None:

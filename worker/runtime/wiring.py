@@ -194,7 +194,17 @@ def assemble(
         concurrency=settings.dispatch_concurrency,
         max_takeovers=settings.max_takeovers,
     )
-    watch = Watch(nomad, children, clock, placement_deadline_seconds=settings.placement_deadline_seconds)
+    feeds = {
+        place: Feed(nomad, children, clock, metrics, place, sweep_seconds=settings.sweep_seconds)
+        for place in places(settings)
+    }
+    watch = Watch(
+        nomad,
+        children,
+        clock,
+        sweep_soon=lambda place: feeds[place].sweep_soon(),
+        placement_deadline_seconds=settings.placement_deadline_seconds,
+    )
     settle = Settle(
         ledger,
         nomad,
@@ -223,10 +233,6 @@ def assemble(
         max_in_flight=settings.max_in_flight,
         streams=settings.stream_names,
     )
-    feeds = [
-        Feed(nomad, children, clock, metrics, place, sweep_seconds=settings.sweep_seconds)
-        for place in places(settings)
-    ]
     heartbeat = Heartbeat(leases, lease, clock, lease_seconds=settings.lease_seconds, stalled=health.stalled)
     housekeeping = Housekeeping(leases, heartbeat, pipeline, intake, metrics)
     metrics.local = lambda: Local(
@@ -252,7 +258,7 @@ def assemble(
         heartbeat,
         pipeline,
         intake,
-        feeds,
+        list(feeds.values()),
         housekeeping,
     )
 
