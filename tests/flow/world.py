@@ -7,6 +7,7 @@ import asyncio
 import heapq
 from collections.abc import AsyncGenerator, Callable
 from itertools import count
+from typing import Literal
 
 from worker.core.frames import Frame
 from worker.core.model import Dispatched, MessageKey, Order, Phase, Place, Record, Request, Routing
@@ -67,6 +68,8 @@ class FakeNomad:
         """Token to dispatched job ID."""
         self.lookups = 0
         self.stopped: list[str] = []
+        self.purged: list[str] = []
+        self.words: dict[str, bytes] = {"stdout": b"", "stderr": b""}
         self.plan: list[Callable[[Order], Dispatched | None]] = []
         self.lookup_error: Exception | None = None
 
@@ -102,6 +105,19 @@ class FakeNomad:
 
     async def stop(self, place: Place, job_id: str) -> None:  # noqa: ARG002
         self.stopped.append(job_id)
+
+    async def purge(self, place: Place, job_id: str) -> None:  # noqa: ARG002
+        self.purged.append(job_id)
+
+    async def logs(
+        self,
+        place: Place,  # noqa: ARG002
+        alloc: str,  # noqa: ARG002
+        task: str,  # noqa: ARG002
+        stream: Literal["stdout", "stderr"],
+        tail_bytes: int,
+    ) -> bytes:
+        return self.words[stream][-tail_bytes:]
 
     def events(self, place: Place, index: int, wanted: Callable[[str], bool]) -> AsyncGenerator[Frame, None]:
         raise NotImplementedError

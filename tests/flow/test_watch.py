@@ -1,0 +1,361 @@
+"""The watch: whatever events do or fail to do, the next fact about a job is found, and no read is wasted."""
+
+import asyncio
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from tests.flow.world import FakeNomad, HandClock, message, settle
+from worker.core.frames import Frame
+from worker.core.lifecycle import Ended, Fact, Progressed, StopOrdered, advance
+from worker.core.model import Phase, Place, Progress, Verdict
+from worker.core.observed import Allocation, Job, Snapshot, Task, TaskEvent, TaskGroup, TaskState
+from worker.flow.children import Children
+from worker.flow.feed import Feed
+from worker.flow.instruments import NoInstruments
+from worker.flow.message import Message
+from worker.flow.watch import ENDING_SECONDS, QUIET_SECONDS, STOP_AGAIN_SECONDS, Watch
+
+pytestmark = pytest.mark.anyio
+
+PLACE = Place("", "default")
+CHILD = "render/dispatch-1-a"
+
+
+def job(status: str, index: int, *, stop: bool = False) -> Job:
+    groups = [TaskGroup(name="g", count=1, tasks=[Task(name="t")])]
+    return Job(
+        id=CHILD,
+        parent_id="render",
+        type="batch",
+        status=status,
+        stop=stop,
+        task_groups=groups,
+        modify_index=index,
+    )
+
+
+def allocation(status: str, index: int, *, exit_code: int | None = None, killed: bool = False) -> Allocation:
+    kinds = ["Started", *(["Killing"] if killed else [])]
+    if exit_code is not None:
+        kinds += ["Terminated", *(["Killed"] if killed else [])]
+    events = [
+        TaskEvent(type=kind, time=at, exit_code=(exit_code or 0) if kind == "Terminated" else 0)
+        for at, kind in enumerate(kinds, 1)
+    ]
+    state = TaskState(
+        state="running" if exit_code is None else "dead",
+        failed=bool(exit_code) and not killed,
+        events=events,
+    )
+    return Allocation(
+        id="a1",
+        job_id=CHILD,
+        name=f"{CHILD}.g[0]",
+        task_group="g",
+        node_id="n1",
+        node_name="node-1",
+        client_status=status,
+        desired_status="stop" if killed else "run",
+        task_states={"t": state},
+        create_index=5,
+        modify_index=index,
+    )
+
+
+RUNNING = Frame(6, jobs=(job("running", 6),), allocations=(allocation("running", 6),))
+SUCCEEDED = Frame(9, jobs=(job("dead", 9),), allocations=(allocation("complete", 9, exit_code=0),))
+
+
+def whole(frame: Frame) -> Snapshot:
+    """What reading the API gives when all of a frame is true."""
+    return Snapshot(
+        job_id=CHILD,
+        job=frame.jobs[0],
+        allocations={one.id: one for one in frame.allocations},
+        whole=True,
+    )
+
+
+class ReadableNomad(FakeNomad):
+    """Answers reads with what a test laid out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shows = Snapshot(job_id=CHILD, gone=True, whole=True)
+        self.alive: frozenset[str] = frozenset({CHILD})
+        self.reads = 0
+
+    async def snapshot(self, place: Place, job_id: str) -> Snapshot:  # noqa: ARG002
+        self.reads += 1
+        return self.shows
+
+    async def live_children(self, place: Place, parent: str) -> frozenset[str]:  # noqa: ARG002
+        return self.alive
+
+
+class World:
+    def __init__(self, *, placement_deadline_seconds: float = 0) -> None:
+        self.clock = HandClock()
+        self.nomad = ReadableNomad()
+        self.children = Children(self.clock)
+        self.feed = Feed(self.nomad, self.children, self.clock, NoInstruments(), PLACE, sweep_seconds=45)
+        self.sweeps_asked = 0
+        self.watch = Watch(
+            self.nomad,
+            self.children,
+            self.clock,
+            sweep_soon=self._asked,
+            placement_deadline_seconds=placement_deadline_seconds,
+        )
+        self.message = self.running()
+
+    def running(self, **record: object) -> Message:
+        """A message whose job was just dispatched by this worker."""
+        made = message(Phase.RUNNING, job_id=CHILD, eval_id="e1", dispatched_at_ms=self.clock.now_ms())
+        assert made.record is not None
+        made.record = replace(made.record, **record)  # type: ignore[arg-type]
+        return made
+
+    def _asked(self, place: Place) -> None:
+        assert place == PLACE
+        self.sweeps_asked += 1
+
+    def begin(self) -> "asyncio.Task[Fact]":
+        assert self.message.record is not None
+        return asyncio.create_task(self.watch.next(self.message, self.message.record))
+
+    async def fact(self) -> Fact:
+        """The next fact, which must be there without any time passing."""
+        task = self.begin()
+        await settle()
+        assert task.done(), "nothing was found yet"
+        return task.result()
+
+    def keep(self, fact: Fact) -> None:
+        assert self.message.record is not None
+        self.message.record = advance(self.message.record, fact)
+
+
+async def test_events_alone_tell_the_way_and_the_end_without_a_single_read() -> None:
+    world = World()
+    first = world.begin()
+    await settle()
+    world.children.apply(PLACE, RUNNING)
+    fact = await first
+    assert isinstance(fact, Progressed)
+    assert fact.step is Progress.RUNNING
+    world.keep(fact)
+
+    last = world.begin()
+    await settle()
+    world.children.apply(PLACE, SUCCEEDED)
+
+    ended = await last
+    assert isinstance(ended, Ended)
+    assert (ended.outcome.verdict, ended.outcome.exit_code) == (Verdict.SUCCEEDED, 0)
+    assert world.nomad.reads == 0
+
+
+async def test_events_that_came_before_the_dispatchs_answer_count() -> None:
+    world = World()
+    world.children.expect(PLACE, "render")
+    world.children.apply(PLACE, SUCCEEDED)
+    world.children.expect_no_more(PLACE, "render")
+
+    assert isinstance(await world.fact(), Ended)
+
+
+async def test_a_job_that_no_event_tells_about_is_read_after_a_while() -> None:
+    world = World()
+    world.nomad.shows = whole(SUCCEEDED)
+    task = world.begin()
+    await settle()
+    assert world.nomad.reads == 0
+
+    world.clock.seconds += QUIET_SECONDS
+    world.children.get(PLACE, CHILD).changed.set()  # type: ignore[union-attr] # time passed: look again
+
+    assert isinstance(await task, Ended)
+    assert world.nomad.reads == 1
+
+
+async def test_an_end_that_no_event_told_is_found_by_the_sweep() -> None:
+    world = World()
+    task = world.begin()
+    await settle()
+    world.children.apply(PLACE, RUNNING)
+    world.keep(await task)
+    task = world.begin()
+    await settle()
+    world.nomad.alive, world.nomad.shows = frozenset(), whole(SUCCEEDED)
+
+    await world.feed.sweep()
+    world.clock.seconds += 3
+    world.children.get(PLACE, CHILD).changed.set()  # type: ignore[union-attr]
+
+    assert isinstance(await task, Ended)
+
+
+async def test_the_sweep_leaves_running_jobs_alone_and_reads_those_not_started() -> None:
+    world = World()
+    task = world.begin()
+    await settle()
+    await world.feed.sweep()
+    child = world.children.get(PLACE, CHILD)
+    assert child is not None
+    assert child.read_at < world.clock.monotonic() + 3
+
+    child.read_at = float("inf")
+    world.children.apply(PLACE, RUNNING)
+    world.keep(await task)
+    await world.feed.sweep()
+
+    assert child.read_at == float("inf")
+
+
+async def test_thousands_of_adopted_running_jobs_cost_one_sweep_and_no_read_each() -> None:
+    world = World()
+    world.message = world.running(shown="running", seq=3)
+    world.message.request = None
+    task = world.begin()
+    await settle()
+    assert world.sweeps_asked == 1
+    await world.feed.sweep()
+    world.clock.seconds += 60
+    world.children.get(PLACE, CHILD).changed.set()  # type: ignore[union-attr]
+    await settle()
+    assert (world.nomad.reads, task.done()) == (0, False)
+
+    world.nomad.alive, world.nomad.shows = frozenset(), whole(SUCCEEDED)
+    await world.feed.sweep()
+    world.clock.seconds += 3
+    world.children.get(PLACE, CHILD).changed.set()  # type: ignore[union-attr]
+
+    assert isinstance(await task, Ended)
+
+
+async def test_an_adopted_job_that_had_not_started_is_read_at_once() -> None:
+    world = World()
+    world.message = world.running(shown="blocked", seq=3)
+    world.message.request = None
+    world.nomad.shows = whole(SUCCEEDED)
+
+    assert isinstance(await world.fact(), Ended)
+    assert world.nomad.reads == 1
+
+
+async def test_a_step_already_published_is_not_published_again() -> None:
+    world = World()
+    world.message = world.running(shown="running", seq=3)
+    task = world.begin()
+    await settle()
+
+    world.children.apply(PLACE, RUNNING)
+    await settle()
+
+    assert not task.done()
+    task.cancel()
+
+
+async def test_a_run_limit_stops_the_job_once_and_again_if_it_does_not_stop() -> None:
+    world = World()
+    started_ms = world.clock.now_ms()
+    world.message = world.running(shown="running", placed_at_ms=started_ms)
+    assert world.message.record is not None
+    routing = replace(world.message.record.routing, timeout_seconds=10.0)
+    world.message.record = replace(world.message.record, routing=routing)
+    world.clock.seconds += 10
+
+    ordered = await world.fact()
+    assert ordered == StopOrdered(Verdict.TIMED_OUT, world.clock.now_ms())
+    world.keep(ordered)
+    task = world.begin()
+    await settle()
+    assert world.nomad.stopped == [CHILD]
+
+    child = world.children.get(PLACE, CHILD)
+    assert child is not None
+    child.changed.set()
+    await settle()
+    assert world.nomad.stopped == [CHILD]
+    world.clock.seconds += STOP_AGAIN_SECONDS
+    child.changed.set()
+    await settle()
+    assert world.nomad.stopped == [CHILD, CHILD]
+
+    stopped = Frame(
+        9,
+        jobs=(job("dead", 9, stop=True),),
+        allocations=(allocation("complete", 9, exit_code=137, killed=True),),
+    )
+    world.children.apply(PLACE, stopped)
+    world.nomad.shows = whole(stopped)
+    world.clock.seconds += 1
+    child.changed.set()
+    ended = await task
+    assert isinstance(ended, Ended)
+    assert ended.outcome.verdict is Verdict.TIMED_OUT
+
+
+async def test_a_job_not_placed_by_the_deadline_is_ordered_to_stop() -> None:
+    world = World(placement_deadline_seconds=60)
+    world.clock.seconds += 60
+
+    assert await world.fact() == StopOrdered(Verdict.UNPLACED, world.clock.now_ms())
+
+
+async def test_a_stopped_job_whose_tasks_never_tell_their_end_is_decided_after_the_grace() -> None:
+    world = World()
+    world.message = world.running(shown="running", seq=3, stopping="cancelled")
+    world.message.stop_sent_at = world.clock.monotonic()
+    dying = Frame(
+        9,
+        jobs=(job("dead", 9, stop=True),),
+        allocations=(allocation("running", 8, killed=True),),
+    )
+    world.nomad.shows = whole(dying)
+    task = world.begin()
+    await settle()
+    world.children.apply(PLACE, dying)
+    await settle()
+    assert not task.done()
+
+    child = world.children.get(PLACE, CHILD)
+    assert child is not None
+    for _ in range(5):
+        world.clock.seconds += ENDING_SECONDS / 2
+        child.changed.set()
+        await settle()
+        if task.done():
+            break
+
+    ended = await task
+    assert isinstance(ended, Ended)
+    assert ended.outcome.verdict is Verdict.CANCELLED
+
+
+async def test_waiting_costs_no_turns_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.nomad.shows = whole(RUNNING)
+    task = world.begin()
+    await settle()
+    child = world.children.get(PLACE, CHILD)
+    assert child is not None
+    turns = 0
+    original = child.changed.wait
+
+    async def counted() -> bool:
+        nonlocal turns
+        turns += 1
+        return await original()
+
+    monkeypatch.setattr(child.changed, "wait", counted)
+    dead = msgspec.structs.replace(job("dead", 9), stop=True)
+    world.children.apply(PLACE, Frame(9, jobs=(dead,)))
+    for _ in range(10):
+        await settle()
+
+    assert turns <= 3
+    task.cancel()
