@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
+from worker.core.model import Verdict
 from worker.core.observed import (
     Allocation,
     AllocMetric,
@@ -21,6 +22,8 @@ SECOND = 1_000_000_000
 BORN = 1_795_484_882 * SECOND
 STARTED_AT = "2026-11-24T01:48:03.5Z"
 FINISHED_AT = "2026-11-24T01:48:05.75Z"
+NOT_NEEDED = "alloc not needed due to job update"
+NODE_DOWN = "alloc is lost since its node is down"
 
 
 def event(kind: str, at: float = 0, **fields: object) -> TaskEvent:
@@ -188,3 +191,31 @@ def snapshot(
         evaluations={one.id: one for one in known},
         whole=whole,
     )
+
+
+def ended(verdict: Verdict, index: int = 0) -> Allocation:
+    """An allocation that ended so."""
+    one = f"{index}-{verdict.value}"
+    match verdict:
+        case Verdict.SUCCEEDED:
+            return allocation({"main": ran()}, id=one, index=index)
+        case Verdict.FAILED:
+            return allocation({"main": ran(1)}, "failed", id=one, index=index)
+        case Verdict.OOM_KILLED:
+            return allocation({"main": ran(137, 9, oom="true")}, "failed", id=one, index=index)
+        case Verdict.TIMED_OUT:
+            said = "allocation exceeded max_run_duration"
+            return allocation({"main": killed(said=said)}, said=said, id=one, index=index)
+        case Verdict.LOST:
+            return allocation({"main": running()}, "lost", "stop", wanted=NODE_DOWN, id=one, index=index)
+        case Verdict.PREEMPTED:
+            return allocation({"main": killed()}, "complete", "evict", id=one, index=index)
+        case Verdict.DRAINED:
+            wanted = "alloc is being migrated"
+            return allocation({"main": killed()}, "complete", "stop", wanted=wanted, id=one, index=index)
+        case Verdict.STOPPED:
+            return allocation({"main": killed()}, "complete", "stop", wanted=NOT_NEEDED, id=one, index=index)
+        case Verdict.UNKNOWN_GC:
+            return allocation(None, id=one, index=index)
+        case _:
+            raise AssertionError(verdict)

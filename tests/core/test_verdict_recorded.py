@@ -33,7 +33,7 @@ ENDED = [
     Ended("artifact-fail", Verdict.FAILED, None, "0af39320", "t", "Failed Artifact Download", "artifact"),
     # The driver refused the configuration; never started.
     Ended("bad-config", Verdict.FAILED, None, "db2768bf", "t", "Failed Validation", "Invalid label"),
-    # The client came back within lost_after; the same allocation exited 0. The failed evaluation is about plans.
+    # The client came back within lost_after; the same allocation exited 0. The failed evaluation is no end.
     Ended(
         "client-disconnect-reconnect",
         Verdict.SUCCEEDED,
@@ -91,8 +91,8 @@ ENDED = [
     # Nomad calls it complete; Stop is true and the task was killed.
     Ended("stopped-running", Verdict.STOPPED, 137, "abec8796", "t", "Terminated", "the job was stopped"),
     Ended("success", Verdict.SUCCEEDED, 0, "026d5bd5", "t", "Terminated", ""),
-    # One allocation on each of two nodes under one name; both exited 0, node-2's 11 ms later. Only a read tells
-    # how many there are.
+    # One allocation on each of two nodes under one name; both exited 0, node-2's last. How many there are to
+    # be, only a read tells.
     Ended("sysbatch", Verdict.SUCCEEDED, 0, "98035ea5", "t", "Terminated", "", from_events=False),
 ]
 
@@ -169,6 +169,7 @@ def test_a_recorded_job_that_waits_for_a_node_is_blocked_and_says_why(
     assert finding.step is Progress.BLOCKED
     assert not finding.needs_read
     assert reason in finding.data["reason"]
+    assert [one["status"] for one in finding.data["evaluations"]] == ["blocked"]
     assert ("after" in finding.data) == placed_before
 
 

@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 import httpx
@@ -45,6 +46,9 @@ class Shared:
     async def status(self) -> Mapping[str, Any]:
         return {"workers": (await self.read()).workers}
 
+    async def page(self, query: Mapping[str, str]) -> str:
+        return f"<p>{sorted(query)}</p>"
+
 
 class Served:
     """A server under test and a client of it."""
@@ -54,8 +58,8 @@ class Served:
         self.shared = shared
         self._client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", timeout=SOON)
 
-    async def get(self, path: str) -> httpx.Response:
-        return await self._client.get(path)
+    async def get(self, path: str, accept: str = "*/*") -> httpx.Response:
+        return await self._client.get(path, headers={"Accept": accept})
 
     async def metric(self, name: str) -> str | None:
         """The value of the only series of a metric, or None when it has none."""
@@ -86,7 +90,13 @@ async def served(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
     shared = Shared()
     health = Health(30)
     metrics = Metrics(["requests"], max_in_flight=5, version="1")
-    server = HttpServer(Listen("127.0.0.1", 0), health, lambda: metrics.scrape(shared.read), shared.status)
+    server = HttpServer(
+        Listen("127.0.0.1", 0),
+        health,
+        partial(metrics.scrape, shared.read),
+        shared.status,
+        shared.page,
+    )
     async with running(server):
         await asyncio.wait_for(server.serving.wait(), SOON)
         client = Served(server, health, shared)
@@ -155,6 +165,23 @@ async def test_the_status_or_why_there_is_none(served: Served) -> None:
     assert slow.status_code == 503
 
 
+@pytest.mark.parametrize("accept", ["text/html,application/xhtml+xml,*/*;q=0.8", "text/html"])
+async def test_a_browser_gets_a_page_that_may_load_nothing(served: Served, accept: str) -> None:
+    answer = await served.get("/status?id=1-0", accept)
+
+    assert (answer.status_code, answer.text) == (200, "<p>['id']</p>")
+    assert answer.headers["Content-Type"].startswith("text/html; charset=utf-8")
+    assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'; style-src 'sha256-")
+    assert answer.headers["Vary"] == "Accept"
+
+
+async def test_openmetrics_for_those_who_ask_for_it(served: Served) -> None:
+    answer = await served.get("/metrics", "application/openmetrics-text;version=1.0.0,text/plain;q=0.5")
+
+    assert answer.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
+    assert answer.text.endswith("# EOF\n")
+
+
 async def test_a_port_that_is_taken_is_served_once_it_is_free() -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
@@ -172,8 +199,9 @@ async def test_a_port_that_is_taken_is_served_once_it_is_free() -> None:
         server = HttpServer(
             Listen("127.0.0.1", port),
             Health(30),
-            lambda: metrics.scrape(shared.read),
+            partial(metrics.scrape, shared.read),
             shared.status,
+            shared.page,
             retries=Trying(),
         )
         async with running(server):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from worker.adapters.nomad.calls import Operation
 from worker.core.backlog import Backlog, StreamBacklog
 from worker.core.model import MessageKey, Outcome, Phase, Place, Record, Routing, Verdict
-from worker.errors import Fenced, NomadBusy, RedisFull
+from worker.errors import Fenced, NomadBusy, NotAllowed, RedisFull
 from worker.flow.instruments import Instruments
 from worker.runtime.measured import measured
 from worker.runtime.metrics import NAMED_JOBS, Local, Metrics
@@ -47,6 +47,8 @@ def everything(metrics: Metrics, job: str, code: str) -> None:
     metrics.taken_over(2)
     metrics.dispatched(job, "created", 0.1)
     metrics.dispatched(job, code, 0.1)
+    metrics.decided("requests", 0.1)
+    metrics.children({job: 1})
     metrics.retried(code)
     metrics.let_go(code)
     for verdict in Verdict:
@@ -65,7 +67,7 @@ def everything(metrics: Metrics, job: str, code: str) -> None:
 
 
 async def series(metrics: Metrics) -> list[str]:
-    text = (await metrics.scrape(probe)).decode()
+    text = (await metrics.scrape(probe))[0].decode()
     return [line.rpartition(" ")[0] for line in text.splitlines() if not line.startswith("#")]
 
 
@@ -74,7 +76,7 @@ def test_prometheus_own_linter_finds_nothing() -> None:
     metrics = made(lambda: Local({"render": 3}))
     everything(metrics, "render", NomadBusy.code)
 
-    text = asyncio.run(metrics.scrape(probe))
+    text, _ = asyncio.run(metrics.scrape(probe))
     checked = subprocess.run(
         ["promtool", "check", "metrics"], input=text, capture_output=True, timeout=30, check=False
     )
@@ -129,7 +131,7 @@ def test_counters_begin_at_zero() -> None:
     assert value(metrics, "dead_letters_total", stream="requests", reason="poison") == 0
     assert value(metrics, "nomad_requests_total", operation="dispatch", code="403") == 0
     assert value(metrics, "fenced_total", operation="settle") == 0
-    assert value(metrics, "event_stream_connected", region="", namespace="default") == 0
+    assert value(metrics, "event_stream_connected", nomad_region="", nomad_namespace="default") == 0
 
 
 @pytest.mark.parametrize(
@@ -138,6 +140,7 @@ def test_counters_begin_at_zero() -> None:
         (Outcome(Verdict.REJECTED, error_code="request.field_missing"), "schema"),
         (Outcome(Verdict.REJECTED, error_code="request.payload_too_large"), "too_large"),
         (Outcome(Verdict.REJECTED, error_code="request.place_not_configured"), "not_allowed"),
+        (Outcome(Verdict.REJECTED, error_code=NotAllowed.code), "not_allowed"),
         (Outcome(Verdict.REJECTED, error_code="nomad.job_unknown"), "refused"),
         (Outcome(Verdict.EXPIRED, error_code="request.expired"), "expired"),
     ],

@@ -65,8 +65,20 @@ def job(job_id: str, *groups: dict[str, Any], **fields: Any) -> dict[str, Any]:
     }
 
 
+def restarts(attempts: int) -> dict[str, Any]:
+    policy = {"Attempts": attempts, "Mode": "fail", "Delay": SECOND // 100, "Interval": 30 * SECOND}
+    return {"RestartPolicy": policy}
+
+
 def on_node(number: int) -> list[dict[str, str]]:
     return [{"LTarget": "${node.unique.name}", "Operand": "=", "RTarget": f"node-{number}"}]
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Wait for a condition that nothing announces."""
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        while not condition():  # noqa: ASYNC110 - see above
+            await asyncio.sleep(0.002)
 
 
 async def until(nomad: Simulator, condition: Callable[[], bool]) -> None:
@@ -91,6 +103,21 @@ async def client_status(nomad: Simulator, job_id: str, wanted: str) -> Allocatio
         nomad, lambda: bool(nomad.job(job_id).allocs) and latest(nomad, job_id).client_status == wanted
     )
     return latest(nomad, job_id)
+
+
+async def ends_dead(nomad: Simulator, child: str) -> None:
+    await until(
+        nomad,
+        lambda: (
+            nomad.job(child).status == "dead"
+            and all(alloc.ended for alloc in nomad.job(child).allocs.values())
+            and all(
+                task.state == "dead"
+                for alloc in nomad.job(child).allocs.values()
+                for task in (alloc.task_states or {}).values()
+            )
+        ),
+    )
 
 
 class Tape:

@@ -7,20 +7,15 @@ from typing import Any
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TOLD = ("Status", "TriggeredBy", "StatusDescription", "ClientStatus", "ClientDescription")
 _TOLD_OF_ALLOCS = ("DesiredStatus", "DesiredDescription", "Timeout", "TimeoutReason")
-_LINKS = (
-    "BlockedEval",
-    "PreviousEval",
-    "NextAllocation",
-    "PreviousAllocation",
-    "FollowupEvalID",
-    "WaitUntil",
-)
+_LINKS_OF_EVALS = ("BlockedEval", "PreviousEval", "WaitUntil")
+_LINKS_OF_ALLOCS = ("NextAllocation", "PreviousAllocation", "FollowupEvalID")
 
 
 def flat(event: Mapping[str, Any]) -> dict[str, Any]:
     """An event of the stream with its payload's fields beside its own, as the transcripts summarise it."""
     payload = event["Payload"]
-    shown = next((payload[topic] for topic in ("Job", "Evaluation", "Allocation") if topic in payload), {})
+    topics = [topic for topic in ("Job", "Evaluation", "Allocation") if topic in payload]
+    shown: dict[str, Any] = payload[topics[0]] if topics else {}
     extra = {key: value for key, value in payload.items() if not isinstance(value, dict)}
     return {**shown, **extra, "Topic": event["Topic"], "Type": event["Type"], "Key": event["Key"]}
 
@@ -29,13 +24,13 @@ def told(event: Mapping[str, Any]) -> tuple[Any, ...]:
     """What an event says, without IDs, indexes and times."""
     fields = _TOLD + (_TOLD_OF_ALLOCS if event["Topic"] == "Allocation" else ())
     words = [_UUID.sub("<id>", str(event.get(field) or "")) for field in fields]
-    links = [link for link in _LINKS if event.get(link)]
+    links = [link for link in (*_LINKS_OF_EVALS, *_LINKS_OF_ALLOCS) if event.get(link)]
     groups = [sorted(event.get(field) or ()) for field in ("QueuedAllocations", "FailedTGAllocs")]
     return (event["Topic"], event["Type"], bool(event.get("Deleted")), *words, links, *groups)
 
 
 def server_story(frames: Iterable[Mapping[str, Any]], job_id: str) -> list[list[tuple[Any, ...]]]:
-    """The frames the servers made by themselves, in order: they do not depend on how clients batch."""
+    """The frames the servers made by themselves, in order."""
     story = []
     for frame in frames:
         events = [event for event in frame["Events"] if job_id in {event["Key"], event.get("JobID")}]
@@ -63,57 +58,53 @@ def job_story(frames: Iterable[Mapping[str, Any]], job_id: str) -> list[str]:
 
 
 def alloc_story(frames: Iterable[Mapping[str, Any]], job_id: str) -> list[list[tuple[str, ...]]]:
-    """Per allocation, sorted: the pairs of statuses it went through; `pending` may be skipped by a client."""
+    """Per allocation, sorted: the statuses it went through; a client may skip `pending` and `running`."""
+    fields = ("ClientStatus", "ClientDescription", "DesiredStatus", "DesiredDescription")
     stories: dict[str, list[tuple[str, ...]]] = {}
     for frame in frames:
         for event in frame["Events"]:
             if event["Topic"] != "Allocation" or event.get("JobID") != job_id:
                 continue
-            fields = ("ClientStatus", "ClientDescription", "DesiredStatus", "DesiredDescription")
-            pair = tuple(event.get(field, "") for field in fields)
+            words = tuple(event.get(field, "") for field in fields)
             story = stories.setdefault(event["Key"], [])
-            if pair[0] not in {"pending", "running"} and story[-1:] != [pair]:
-                story.append(pair)
+            if words[0] not in {"pending", "running"} and story[-1:] != [words]:
+                story.append(words)
     return sorted(stories.values())
 
 
 def combined(frames: Iterable[Mapping[str, Any]], job_id: str) -> list[list[str]]:
-    """The topics and statuses of the client frames in which the job changed."""
+    """The topics, and the job's status, of the client frames in which the job changed."""
     found = []
     for frame in frames:
         events = [event for event in frame["Events"] if job_id in {event["Key"], event.get("JobID")}]
         if events and events[0]["Type"] == "AllocationUpdated" and events[-1]["Topic"] == "Job":
-            found.append(sorted({event["Topic"] for event in events}) + [events[-1]["Status"]])
+            found.append([*sorted({event["Topic"] for event in events}), events[-1]["Status"]])
     return found
 
 
 def ends(allocations: Iterable[Mapping[str, Any]]) -> list[Any]:
-    """How allocations ended, from a read: statuses, and per task its state and events with all their words."""
+    """How allocations ended, from a read: statuses, and per task its state and the words of its events."""
     fields = ("ClientStatus", "ClientDescription", "DesiredStatus", "DesiredDescription", "TaskGroup")
-    return sorted(
-        (
-            [*(alloc[field] for field in fields), alloc["Name"].partition(".")[2]],
-            [bool(alloc[link]) for link in ("NextAllocation", "FollowupEvalID", "RescheduleTracker")],
-            [[name, *_task(task)] for name, task in sorted((alloc["TaskStates"] or {}).items())],
-        )
-        for alloc in allocations
-    )
+    links = ("NextAllocation", "FollowupEvalID", "RescheduleTracker")
+    found = []
+    for alloc in allocations:
+        words = [*(alloc[field] for field in fields), alloc["Name"].partition(".")[2]]
+        tasks = [[name, *_task(task)] for name, task in sorted((alloc["TaskStates"] or {}).items())]
+        found.append((words, [bool(alloc[link]) for link in links], tasks))
+    return sorted(found, key=str)
 
 
 def _task(task: Mapping[str, Any]) -> list[Any]:
     stamps = [bool(task[field]) for field in ("StartedAt", "FinishedAt", "LastRestart")]
-    return [
-        task["State"],
-        task["Failed"],
-        task["Restarts"],
-        stamps,
-        [_event(event) for event in task["Events"]],
-    ]
+    events = [_event(event) for event in task["Events"]]
+    return [task["State"], task["Failed"], task["Restarts"], stamps, events]
 
 
 def _event(event: Mapping[str, Any]) -> dict[str, Any]:
     """A task event without its time, and without the random part of a restart's delay."""
-    shown = {key: value for key, value in event.items() if value and key != "Time"}
+    shown = {key: event[key] for key in sorted(event) if event[key] and key != "Time"}
+    if "Details" in shown:
+        shown["Details"] = dict(sorted(shown["Details"].items()))
     if event["Type"] == "Restarting":
         shown["Details"] = {**shown["Details"], "start_delay": "<delay>"}
         shown["StartDelay"] = 0

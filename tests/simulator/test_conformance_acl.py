@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.simulator.cluster import client_status, group, job, latest, mock, status
+from tests.simulator.cluster import client_status, eventually, group, job, latest, mock, status
 from tests.simulator.transcripts import Caller, assert_like, differences, exchange, load
 from worker.dev.simulator import Simulator
 
@@ -25,7 +25,7 @@ SPECIAL = {
     "bad token (not a UUID)": "garbage",
     "unknown token (UUID)": UNKNOWN,
 }
-OPERATIONS = {
+OPERATIONS: dict[str, tuple[str, str, Any]] = {
     "dispatch": ("POST", "/v1/job/render/dispatch", {}),
     "dispatch ns team": ("POST", "/v1/job/render/dispatch?namespace=team", {}),
     "list jobs": ("GET", "/v1/jobs", None),
@@ -183,9 +183,7 @@ async def lines_of(nomad: Simulator, secret: str, act: Any) -> tuple[list[str], 
                 now.append(line.decode().strip())
 
         reading = asyncio.create_task(read())
-        async with asyncio.timeout(5):
-            while not any("JobRegistered" in line for line in before):
-                await asyncio.sleep(0.01)
+        await eventually(lambda: any("JobRegistered" in line for line in before))
         now = after
         act()
         child = nomad.dispatch("render", namespace="default").job_id

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from tests.simulator.cluster import client_status, group, job, latest, mock, status, until
+from tests.simulator.cluster import client_status, eventually, group, job, latest, mock, status, until
 from tests.simulator.transcripts import Caller, assert_like, differences, exchange, exchanges
 from worker.dev.simulator import Simulator
 
@@ -153,9 +153,7 @@ async def test_a_blocking_read_waits_for_a_change_and_no_longer_than_asked(
     same = await caller.send("GET", f"/v1/job/{child}?index={index}&wait=200ms")
     waited = time.monotonic() - began
     reading = asyncio.create_task(caller.send("GET", f"/v1/job/{child}?index={index}&wait=10s"))
-    async with asyncio.timeout(5):
-        while not nomad.cluster.changes._waiting:
-            await asyncio.sleep(0.001)
+    await eventually(lambda: bool(nomad.cluster.changes._waiting))
 
     nomad.stop_job(child)
 
@@ -176,7 +174,18 @@ async def test_a_bad_blocking_query_is_refused_as_recorded(
     assert_like(entry, await caller.send("GET", f"/v1/job/{first_child(nomad)}/allocations?{query}"))
 
 
-async def test_stop_purge_and_collection_go_as_recorded(nomad: Simulator, caller: Caller) -> None:
+async def test_stop_purge_and_collection_go_as_recorded() -> None:
+    # Slow to schedule, so that the read right after a stop sees the job as it was.
+    jobs = [job("lst"), job("stp", group(mock(run_for="60s")))]
+    async with Simulator(jobs, update_seconds=0, scheduling_seconds=0.2) as nomad:
+        caller = Caller(nomad.address)
+        try:
+            await stop_purge_and_collect(nomad, caller)
+        finally:
+            await caller.close()
+
+
+async def stop_purge_and_collect(nomad: Simulator, caller: Caller) -> None:
     first, second = (nomad.dispatch("stp").job_id for _ in range(2))
     await client_status(nomad, first, "running")
     await client_status(nomad, second, "running")

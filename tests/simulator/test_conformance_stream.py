@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -39,7 +39,7 @@ class Listener:
         self.status = 0
         self.headers: Any = None
 
-    async def __aenter__(self) -> "Listener":
+    async def __aenter__(self) -> Self:
         opened = asyncio.Event()
         self._task = asyncio.create_task(self._read(opened))
         async with asyncio.timeout(5):
@@ -158,9 +158,9 @@ async def test_where_a_stream_begins_depends_on_its_index(nomad: Simulator, call
 async def test_an_index_older_than_the_buffer_leaves_a_silent_gap() -> None:
     async with Simulator([job("evj")], event_buffer_size=5) as nomad:
         caller = Caller(nomad.address)
-        for _ in range(12):
-            child = nomad.dispatch("evj").job_id
-        await status(nomad, child, "dead")
+        children = [nomad.dispatch("evj").job_id for _ in range(12)]
+        for child in children:
+            await status(nomad, child, "dead")
         async with stream(caller, nomad, f"{TOPICS}&index=3") as listener:
             indexes = await listener.indexes()
         await caller.close()
@@ -235,9 +235,11 @@ async def test_a_repeated_dispatch_makes_no_event(nomad: Simulator) -> None:
 
 async def test_heartbeats_come_at_once_and_then_regularly(caller: Caller, nomad: Simulator) -> None:
     assert nomad.cluster.options.heartbeat_seconds == 30
-    async with Simulator(heartbeat_seconds=0.05) as quick:
-        async with Listener(caller, f"{quick.address}/v1/event/stream?topic=Job") as listener:
-            lines = [await listener.line() for _ in range(4)]
+    async with (
+        Simulator(heartbeat_seconds=0.05) as quick,
+        Listener(caller, f"{quick.address}/v1/event/stream?topic=Job") as listener,
+    ):
+        lines = [await listener.line() for _ in range(4)]
 
     assert lines == ["{}"] * 4
 

@@ -113,25 +113,26 @@ async def test_without_a_leader_it_answers_as_recorded(nomad: Simulator, caller:
 
 
 async def test_heartbeats_go_on_without_a_leader(caller: Caller) -> None:
-    async with Simulator(heartbeat_seconds=0.02) as nomad:
+    async with Simulator(heartbeat_seconds=0.02) as nomad, stream(caller, nomad, TOPICS) as listener:
         nomad.faults.leaderless_seconds = 5.0
-        async with stream(caller, nomad, TOPICS) as listener:
-            assert [await listener.line() for _ in range(3)] == ["{}"] * 3
+        assert [await listener.line() for _ in range(3)] == ["{}"] * 3
 
 
 async def test_streams_can_be_closed_and_muted(caller: Caller) -> None:
-    async with Simulator([job("render")], heartbeat_seconds=0.02) as nomad:
-        async with stream(caller, nomad, "topic=Evaluation") as listener:
-            assert await listener.line() == "{}"
-            nomad.faults.mute_streams()
-            while not listener._lines.empty():
-                await listener.line()
-            child = nomad.dispatch("render").job_id
-            await status(nomad, child, "dead")
-            assert listener._lines.qsize() <= 1  # a heartbeat may have been on its way
-            nomad.faults.close_streams()
-            lines = [await listener.line() for _ in range(listener._lines.qsize() + 1)]
-            assert lines[-1] is None
+    async with (
+        Simulator([job("render")], heartbeat_seconds=0.02) as nomad,
+        stream(caller, nomad, "topic=Evaluation") as listener,
+    ):
+        assert await listener.line() == "{}"
+        nomad.faults.mute_streams()
+        while not listener._lines.empty():
+            await listener.line()
+        child = nomad.dispatch("render").job_id
+        await status(nomad, child, "dead")
+        assert listener._lines.qsize() <= 1  # a heartbeat may have been on its way
+        nomad.faults.close_streams()
+        lines = [await listener.line() for _ in range(listener._lines.qsize() + 1)]
+        assert lines[-1] is None
 
 
 async def test_streams_can_be_cut_at_random(nomad: Simulator, caller: Caller) -> None:

@@ -42,7 +42,7 @@ def evidence(snapshot: Snapshot, deciding: Ending | None, judged: Collection[str
         "deciding": _deciding(deciding),
         "allocations": allocations,
         "allocations_left_out": left_out,
-        **_evaluations(snapshot.evaluations.values()),
+        **evaluations_json(snapshot.evaluations.values()),
         "durations": _durations(snapshot, judged),
     }
     if failures := placement.failures(snapshot.evaluations.values()):
@@ -190,7 +190,8 @@ def _task(end: TaskEnd, events: Sequence[TaskEvent], *, main: bool) -> dict[str,
     }
 
 
-def _evaluations(evaluations: Iterable[Evaluation]) -> dict[str, Any]:
+def evaluations_json(evaluations: Iterable[Evaluation]) -> dict[str, Any]:
+    """The latest evaluations, oldest first, as `evaluations`, and how many `evaluations_left_out`."""
     in_order = sorted(evaluations, key=lambda one: (one.create_index, one.id))
     shown = in_order[-EVALUATIONS_SHOWN:]
     return {

@@ -34,9 +34,24 @@ class Keys:
         return f"{self.prefix}:dead"
 
     @property
+    def dead_notice(self) -> str:
+        """String: which dead letters are going to be dropped for their age, and since when that is told."""
+        return f"{self.prefix}:dead:notice"
+
+    @property
     def workers(self) -> str:
         """Sorted set: worker name to lease deadline, Unix milliseconds on Redis's clock."""
         return f"{self.prefix}:workers"
+
+    @property
+    def cancels(self) -> str:
+        """Sorted set: ledger keys of messages to be cancelled, by time of the order, Unix milliseconds."""
+        return f"{self.prefix}:cancels"
+
+    @property
+    def control(self) -> str:
+        """Stream: wakes the workers up for an order in `cancels`; trimmed to its newest entries."""
+        return f"{self.prefix}:control"
 
     def stream(self, name: str) -> str:
         """A request stream."""
@@ -45,6 +60,11 @@ class Keys:
     def message(self, key: MessageKey) -> str:
         """The ledger hash of one message."""
         return f"{self.prefix}:message:{key}"
+
+    def message_of(self, ledger_key: str) -> MessageKey:
+        """The message of a ledger hash: the inverse of `message`."""
+        stream, _, message_id = ledger_key.removeprefix(f"{self.prefix}:message:").rpartition(":")
+        return MessageKey(stream, message_id)
 
     def worker(self, name: str) -> str:
         """Hash: what one worker tells people about itself."""

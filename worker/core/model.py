@@ -182,6 +182,8 @@ class Record:
     """The last `Progress` published, so that a new owner does not repeat it."""
     stopping: str = ""
     """The verdict for which the worker itself stopped the job (`timed_out`, `cancelled`, `unplaced`)."""
+    cancel: bool = False
+    """Whether a producer ordered its cancellation."""
     outcome: Outcome | None = None
     reply_id: str = ""
 

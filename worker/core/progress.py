@@ -8,13 +8,14 @@ from typing import Any
 
 from worker.core import placement
 from worker.core.ending import task_ends
-from worker.core.evidence import event_json, instant, where
+from worker.core.evidence import evaluations_json, event_json, instant, where
 from worker.core.model import Progress
 from worker.core.observed import Allocation, Evaluation, TaskEvent, TaskState
 from worker.core.placement import plain
 from worker.core.story import Story, runs_no_more
 
 ALLOCATIONS_SHOWN = 16
+EVALUATIONS_SHOWN = 8
 
 _LIVE = frozenset({"pending", "running", "unknown"})
 
@@ -43,7 +44,12 @@ def _blocked(story: Story) -> dict[str, Any]:
     if not blocked:
         return {}
     metrics = placement.failures(blocked) or placement.failures(story.snapshot.evaluations.values())
-    told: dict[str, Any] = {"placement": placement.explain(metrics)}
+    told: dict[str, Any] = {
+        "placement": placement.explain(metrics),
+        "evaluations": evaluations_json(blocked)["evaluations"],
+    }
+    in_age = sorted(blocked, key=lambda one: (one.create_index, one.id))
+    told["evaluations"] = [{"id": plain(one.id), "status": "blocked"} for one in in_age[:EVALUATIONS_SHOWN]]
     if reason := placement.sentence(metrics):
         told["reason"] = reason
     # Placed before, and to be placed again: after a lost client, a preemption, a failure.

@@ -110,8 +110,7 @@ def story_of(snapshot: Snapshot) -> Story:
         remaining = [one for one in tries if not one.next_allocation]
         if remaining:
             latest[instance] = remaining[-1]
-        newest = tries[-1]
-        if newest.next_allocation and newest.next_allocation not in snapshot.allocations:
+        if not _replacement_known(tries, snapshot):
             broken.add(instance)
             latest.pop(instance, None)
     return Story(snapshot, attempts, latest, frozenset(broken))
@@ -120,6 +119,17 @@ def story_of(snapshot: Snapshot) -> Story:
 def runs_no_more(allocation: Allocation) -> bool:
     """Whether the client is done with it, as far as it ever will be."""
     return allocation.client_status in TERMINAL
+
+
+def _replacement_known(tries: list[Allocation], snapshot: Snapshot) -> bool:
+    """Whether the newest try was not replaced, or by one that is known."""
+    following = tries[-1].next_allocation
+    if not following:
+        return True
+    if snapshot.job is not None and snapshot.job.type == "sysbatch":
+        # A replacement on another node counts there.
+        return following in snapshot.allocations
+    return any(not one.next_allocation and one.id == following for one in tries)
 
 
 def _age(allocation: Allocation) -> tuple[int, int, str]:

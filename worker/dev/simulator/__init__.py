@@ -157,7 +157,11 @@ class Simulator:
         Raises:
             Refused: Nomad would refuse it.
         """
-        return dispatch(self.state, DispatchRequest(job_id, **fields), self.cluster.now())
+        request = DispatchRequest(job_id, **fields)
+        answer = dispatch(self.state, request, self.cluster.now())
+        if answer.eval_id:
+            self.record.accepted(request, answer.job_id, self.cluster.now())
+        return answer
 
     def job(self, job_id: str, namespace: str = "default") -> Job:
         """Return a job.

@@ -41,13 +41,10 @@ def stub(node: Node) -> dict[str, Any]:
 
 def view(node: Node) -> dict[str, Any]:
     """Return GET /v1/node/:id, without the fields that describe real hardware."""
-    shown = stub(node)
-    for field in ("Address", "Drain", "Version"):
-        del shown[field]
+    shown = {name: value for name, value in stub(node).items() if name not in {"Address", "Version"}}
     return shown | {
         "Attributes": node.attributes,
         "ComputedClass": computed_class(node),
-        "Drain": node.drain is not None,
         "DrainStrategy": node.drain,
         "Events": [],
         "HTTPAddr": "127.0.0.1:4646",

@@ -95,11 +95,10 @@ async def allocation(call: Call, alloc_id: str) -> web.Response:
     call.check_region()
     state, token = call.cluster.state, call.token()
     _check_id(alloc_id, "alloc")
-    table = state.table_index["allocs"]
 
     def index() -> int:
         known = state.allocs.get(alloc_id)
-        return known.modify_index if known else table
+        return known.modify_index if known else state.table_index["allocs"]
 
     found = state.allocs.get(alloc_id)
     if found is not None and not call.acl.allows(token, found.namespace, "read-job"):
@@ -122,7 +121,7 @@ async def _stop(call: Call, alloc_id: str) -> web.Response:
     _check_id(alloc_id, "alloc")
     alloc = call.cluster.state.allocs.get(alloc_id)
     if alloc is None:
-        raise Fail(404, f'Unknown allocation "{alloc_id}"')
+        raise Fail(404, "allocation not found")
     call.acl.require(token, alloc.namespace, "alloc-lifecycle")
     eval_id, index = stop_alloc(call.cluster.state, alloc, call.cluster.now())
     return call.json({"EvalID": eval_id, "Index": index}, index=index)

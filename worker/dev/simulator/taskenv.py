@@ -82,11 +82,7 @@ def _lookup(match: re.Match[str], env: Mapping[str, str], job: Job, node: Node) 
 
 
 def prepare_folder(directory: Path, job: Job, task: Mapping[str, Any]) -> None:
-    """Make a task's folder, with the dispatch payload and artifacts in it.
-
-    Raises:
-        StartFailed: an artifact is not a file on this machine; the simulator downloads nothing.
-    """
+    """Make a task's folder, with the dispatch payload in it."""
     local = directory / "local"
     for folder in (local, directory / "alloc", directory / "secrets"):
         folder.mkdir(parents=True, exist_ok=True)
