@@ -13,16 +13,19 @@ WORKERS ?= auto
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format docs lock dist clean
+.PHONY: help demo test test-slow lint format docs lock dist clean
 
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(STAMP) ## Set up, then run twelve varied requests against an embedded Redis and Nomad simulator
 	$(BIN)/dispatch-worker dev --demo 12
 
 test: lint ## Set up, then check style and types and run all tests
 	$(BIN)/pytest -n $(WORKERS) $(PYTEST)
+
+test-slow: $(STAMP) ## Set up, then run the tests that take minutes
+	$(BIN)/pytest -m slow $(PYTEST)
 
 lint: $(STAMP) ## Check style and types
 	$(BIN)/ruff check
