@@ -122,9 +122,22 @@ class DeadWorker:
 
     name: str
     pending: Sequence[MessageKey]
-    """A bounded first part of what it holds."""
+    """A bounded part of what it holds; another look gives the next part."""
     released: bool = False
     """Whether it left in order, rather than fell silent."""
+    more: bool = False
+    """Whether it may hold more than what was given so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expiry:
+    """What became of old dead letters."""
+
+    dropped: int
+    announced: int
+    """Those that are going to be dropped next; counted up to 1,000."""
+    seconds_left: float
+    """Until then; 0 when none is announced."""
 
 
 class Leases(Protocol):
@@ -157,6 +170,32 @@ class Leases(Protocol):
 
     async def trim(self) -> int:
         """Drop entries that every group is done with. Returns how many."""
+        ...
+
+    async def expire_dead(self, retention_seconds: float, notice_seconds: float) -> Expiry:
+        """Drop dead letters older than `retention_seconds`, each announced `notice_seconds` before."""
+        ...
+
+
+class Cancels(Protocol):
+    """Orders to cancel messages. They outlast this process; an order ends when its message is settled."""
+
+    async def open(self) -> Sequence[MessageKey]:
+        """All orders whose message is not settled, whoever owns it.
+
+        Raises:
+            RedisUnavailable.
+        """
+        ...
+
+    async def listen(self) -> Sequence[MessageKey]:
+        """Orders given since the last call; waits a short, bounded time when there are none.
+
+        May miss some: only `open` is certain.
+
+        Raises:
+            RedisUnavailable.
+        """
         ...
 
 

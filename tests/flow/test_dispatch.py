@@ -154,7 +154,7 @@ async def test_a_message_taken_over_mid_dispatch_is_looked_up_before_anything_is
     world: World, *, job_exists: bool
 ) -> None:
     of = message(Phase.DISPATCHING, attempt=1, quarantine_until_ms=world.clock.now_ms() + 7_000)
-    of.unsure = True
+    of.unsure = of.inherited = True
     if job_exists:
         world.nomad.jobs["1-0"] = "render/dispatch-1-first"
     sent_at = []
@@ -176,7 +176,7 @@ async def test_without_the_right_to_list_the_dispatch_itself_tells(world: World)
     world.nomad.lookup_error = NomadDenied("no list-jobs")
     world.nomad.jobs["1-0"] = "render/dispatch-1-first"
     of = message(Phase.DISPATCHING, attempt=1)
-    of.unsure = True
+    of.unsure = of.inherited = True
 
     done = await world.dispatches(of)
 
@@ -207,7 +207,7 @@ async def test_a_message_that_killed_its_workers_is_not_dispatched(world: World)
 async def test_a_message_that_killed_its_workers_is_adopted_if_it_has_a_job(world: World) -> None:
     world.nomad.jobs["1-0"] = "render/dispatch-1-first"
     of = message(Phase.DISPATCHING, attempt=1, takeovers=5)
-    of.unsure = True
+    of.unsure = of.inherited = True
 
     done = await world.dispatches(of)
 
@@ -218,7 +218,8 @@ async def test_a_message_that_killed_its_workers_is_adopted_if_it_has_a_job(worl
 async def test_an_entry_lost_mid_dispatch_is_lost_only_if_there_is_no_job(world: World) -> None:
     def lost(entry_id: str) -> Message:
         of = message(Phase.DISPATCHING, attempt=1, entry_id=entry_id)
-        of.unsure, of.request, of.fault = True, None, PayloadLost("gone")
+        of.unsure = of.inherited = True
+        of.request, of.fault = None, PayloadLost("gone")
         return of
 
     world.nomad.jobs["1-0"] = "render/dispatch-1-first"
@@ -284,3 +285,17 @@ async def test_failures_close_the_gate_and_one_trial_opens_it(world: World) -> N
     assert done.record is not None
     assert done.record.phase is Phase.RUNNING
     assert world.gate.is_open
+
+
+async def test_of_many_that_wait_the_first_trial_already_sends_a_request(world: World) -> None:
+    world.gate.failed(NomadDenied("Permission denied"))
+    waiting = [asyncio.create_task(world._walk(message(entry_id=f"{number}-0"))) for number in range(1, 5)]
+
+    # The gate waits on the loop's time, bounded by what the clock says: both pass.
+    async with asyncio.timeout(10):
+        while not all(task.done() for task in waiting):
+            await asyncio.sleep(0.01)
+            world.clock.seconds += 0.01
+
+    assert len(world.nomad.orders) == 4
+    assert world.clock.monotonic() < 1_001.1  # the first trial is due within a second

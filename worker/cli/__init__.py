@@ -10,15 +10,28 @@ from typing import Annotated
 import typer
 
 from worker import __version__
-from worker.cli import config, dev, dispatch, healthcheck, run, schema, simulator, wait
+from worker.cli import (
+    cancel,
+    config,
+    dev,
+    dispatch,
+    dlq,
+    doctor,
+    healthcheck,
+    run,
+    schema,
+    simulator,
+    status,
+    wait,
+)
 from worker.errors import WorkerError
 
+NAME = "dispatch-worker"
 INTERRUPTED = 130
 
 app = typer.Typer(
     help="Dispatches Nomad parameterized jobs from a Redis stream and reports how each one truly ended.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -41,14 +54,14 @@ def _root(
     del version
 
 
-for module in (run, dev, dispatch, wait, simulator, config, schema, healthcheck):
+for module in (run, dev, dispatch, wait, cancel, status, dlq, doctor, simulator, config, schema, healthcheck):
     module.register(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code. A named error is one clear message, not a traceback."""
     try:
-        app(arguments)
+        app(arguments, prog_name=NAME)
     except WorkerError as error:
         lines = str(error).splitlines() or [error.code]
         typer.echo("\n".join(f"dispatch-worker: {line}" for line in lines), err=True)

@@ -61,6 +61,31 @@ class Console:
                 typer.echo(line)
 
     @staticmethod
+    def is_terminal() -> bool:
+        """Whether somebody can be asked."""
+        return sys.stdin.isatty() and sys.stderr.isatty()
+
+    @staticmethod
+    def ask(question: str) -> str:
+        """A line typed by the user, without white space around, in lower case.
+
+        Raises:
+            EOFError: there is nobody.
+        """
+        typer.echo(question, nl=False, err=True)
+        line = sys.stdin.readline()
+        if not line:
+            raise EOFError
+        return line.strip().lower()
+
+    def log(self, part: bytes, stream: str) -> None:
+        """What a task wrote; beside the results where those are JSON."""
+        target = sys.stdout if stream == "stdout" and not self._json_lines else sys.stderr
+        target.flush()
+        target.buffer.write(part)
+        target.buffer.flush()
+
+    @staticmethod
     def notice(text: str) -> None:
         """A line for the user beside the results."""
         typer.echo(text, err=True)

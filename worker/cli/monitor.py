@@ -89,13 +89,14 @@ class Monitor:
     def _allocations(self, reply: Reply) -> list[str]:
         lines = []
         for allocation in _allocations_in(reply.data):
-            alloc_id, status = allocation.get("allocation", ""), allocation.get("client_status", "")
+            alloc_id = allocation.get("allocation", "")
             before = self._statuses.get(alloc_id)
+            status = _status(allocation, reply.type, before)
             if before is None:
                 node, group = self._id(allocation.get("node_id", "")), allocation.get("group", "")
                 created = f'Allocation "{self._id(alloc_id)}" created: node "{node}", group "{group}"'
                 lines.append(f"    {_time(reply)}: {created}")
-            elif status and before != status:
+            elif before != status:
                 description = allocation.get("client_description", "")
                 change = f'Allocation "{self._id(alloc_id)}" status changed: "{before}" -> "{status}"'
                 lines.append(f"    {_time(reply)}: {change}" + (f" ({description})" if description else ""))
@@ -128,6 +129,11 @@ class Monitor:
 
     def _id(self, identifier: str) -> str:
         return identifier if self._verbose else identifier[:_SHORT_ID_LENGTH]
+
+
+def repeated_line(job_id: str, token: str) -> str:
+    """What is told of a request whose idempotency token was used before."""
+    return f'Job "{job_id}" already dispatched with idempotency token "{token}".'
 
 
 def dispatched_lines(reply: Reply, *, verbose: bool = False) -> list[str]:
@@ -242,6 +248,14 @@ def _allocations_in(data: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     """The allocations a step or a result tells of: a list, or just one."""
     one = [data] if "allocation" in data else []
     return data.get("allocations") or one
+
+
+def _status(allocation: Mapping[str, Any], step: str, before: str | None) -> str:
+    """An allocation's client status; most steps do not repeat what they imply."""
+    told: str = allocation.get("client_status", "")
+    if told or step not in {"placed", "running"}:
+        return told or before or "pending"
+    return "running" if step == "running" else "pending"
 
 
 def _blocked_evaluations(data: Mapping[str, Any]) -> Sequence[str]:

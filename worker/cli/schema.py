@@ -1,4 +1,4 @@
-"""`dispatch-worker schema`: the messages' JSON Schemas.
+"""`dispatch-worker schema`: the messages' contract, as JSON Schemas and as an AsyncAPI document.
 
 Knows nothing of their content.
 """
@@ -10,11 +10,13 @@ from typing import Annotated
 import typer
 
 
-class Message(StrEnum):
-    """The kinds of messages."""
+class Document(StrEnum):
+    """What can be printed."""
 
     REQUEST = "request"
     REPLY = "reply"
+    DEAD_LETTER = "dead-letter"
+    ASYNCAPI = "asyncapi"
 
 
 def register(app: typer.Typer) -> None:
@@ -23,11 +25,23 @@ def register(app: typer.Typer) -> None:
 
 
 def schema(
-    message: Annotated[Message | None, typer.Argument(help="Which one; without it both, by name.")] = None,
+    document: Annotated[
+        Document | None, typer.Argument(help="Which one; without it all JSON Schemas, by name.")
+    ] = None,
 ) -> None:
-    """Print the JSON Schema of the messages."""
-    from worker.core.schema import reply_schema, request_schema  # noqa: PLC0415 - heavy
+    """Print the JSON Schema of the messages, or the AsyncAPI document."""
+    from worker.core.asyncapi import asyncapi  # noqa: PLC0415 - heavy
+    from worker.core.schema import dead_letter_schema, reply_schema, request_schema  # noqa: PLC0415
 
-    schemas = {Message.REQUEST: request_schema, Message.REPLY: reply_schema}
-    shown = {kind.value: make() for kind, make in schemas.items()} if message is None else schemas[message]()
+    schemas = {
+        Document.REQUEST: request_schema,
+        Document.REPLY: reply_schema,
+        Document.DEAD_LETTER: dead_letter_schema,
+    }
+    if document is Document.ASYNCAPI:
+        shown = asyncapi()
+    elif document is None:
+        shown = {kind.value: make() for kind, make in schemas.items()}
+    else:
+        shown = schemas[document]()
     typer.echo(json.dumps(shown, indent=2))

@@ -6,14 +6,15 @@ The words are in `monitor`; settings come from the environment alone.
 import asyncio
 import webbrowser
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
 from worker.cli.console import FALSE, Console
+from worker.cli.logs import LogFollower
 from worker.cli.monitor import (
     EXIT_ERROR,
     EXIT_INTERRUPTED,
@@ -25,10 +26,16 @@ from worker.cli.monitor import (
     end_lines,
     exit_code,
     failure_text,
+    repeated_line,
     ui_url,
     was_placed,
 )
-from worker.client import DispatchClient, RedisOptions, Reply, Sent, WorkerError
+from worker.client import DispatchClient, RedisClaims, RedisOptions, Reply, Sent, WorkerError
+from worker.core.instants import format_rfc3339
+from worker.core.model import Record
+
+if TYPE_CHECKING:
+    from worker.adapters.nomad.client import NomadClient
 
 PATIENT_SECONDS = 5.0
 """After this long without any reply the user is told that no worker has taken the request."""
@@ -40,7 +47,9 @@ class Environment:
 
     redis: RedisOptions
     prefix: str
-    stream: str
+    streams: tuple[str, ...]
+    """Short names of the request streams."""
+    group: str
     nomad_address: str
     namespace: str
     region: str
@@ -65,20 +74,34 @@ class Environment:
                 client_name="dispatch-worker-cli",
             ),
             prefix=variables.get("WORKER_PREFIX") or "{dispatch}",
-            stream=streams.partition(",")[0].partition(":")[0].strip(),
+            streams=tuple(part.partition(":")[0].strip() for part in streams.split(",")),
+            group=variables.get("WORKER_GROUP") or "workers",
             nomad_address=variables.get("NOMAD_ADDR", ""),
             namespace=variables.get("NOMAD_NAMESPACE", ""),
             region=variables.get("NOMAD_REGION", ""),
             hints=variables.get("NOMAD_CLI_SHOW_HINTS", "") not in FALSE,
         )
 
+    @property
+    def stream(self) -> str:
+        """Where requests go that name no stream."""
+        return self.streams[0]
+
     def with_address(self, address: str) -> "Environment":
         """The same with another address for links; empty: no change."""
         return replace(self, nomad_address=address) if address else self
 
-    def client(self) -> DispatchClient:
+    def nomad(self) -> "NomadClient":
+        """A client of Nomad, with the worker's settings; for what Redis cannot tell."""
+        from worker.adapters.nomad.client import NomadClient  # noqa: PLC0415 - heavy
+        from worker.runtime.wiring import nomad_options  # noqa: PLC0415
+        from worker.settings import load  # noqa: PLC0415
+
+        return NomadClient(nomad_options(load({"NOMAD_ADDR": self.nomad_address})))
+
+    def client(self, claims: RedisClaims | None = None) -> DispatchClient:
         """A client of this Redis."""
-        return DispatchClient(self.redis, prefix=self.prefix)
+        return DispatchClient(self.redis, prefix=self.prefix, claims=claims)
 
 
 async def replies_to(client: DispatchClient, sent: Sent) -> AsyncGenerator[Reply, None]:
@@ -94,6 +117,17 @@ async def replies_to(client: DispatchClient, sent: Sent) -> AsyncGenerator[Reply
         reminder.cancel()
 
 
+async def cancel_and_follow(environment: Environment, console: Console, sent: Sent) -> int:
+    """Cancel a request and wait for its end. Returns the exit code of that end."""
+    async with environment.client() as client:
+        await client.cancel(sent.stream, sent.id)
+        console.notice(f"Cancellation of {sent.key} ordered.")
+        final = await client.wait(await client.find(sent.stream, sent.id))
+        console.reply(final)
+        console.lines(end_lines(final))
+        return exit_code(final)
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """How far a dispatch is followed, and what is shown of it."""
@@ -102,6 +136,9 @@ class Options:
     wait: bool
     verbose: bool
     open_ui: bool
+    token: str = ""
+    """The idempotency token given; empty: none."""
+    follow_logs: bool = False
 
 
 class DispatchSession:
@@ -124,11 +161,18 @@ class DispatchSession:
             # As Nomad answers a token's repeat: the job of the first request, and no monitoring.
             record = await self._client.recall(sent.stream, sent.id)
             if record is not None and record.job_id:
-                self._console.lines([f"Dispatched Job ID = {record.job_id}"])
+                self._console.reply(_repeat(record))
+                self._console.lines([repeated_line(record.job_id, options.token)])
                 return EXIT_OK
-        async with aclosing(replies_to(self._client, sent)) as replies:
+        async with AsyncExitStack() as opened:
+            logs = None
+            if options.follow_logs:
+                logs = await opened.enter_async_context(LogFollower(self._environment.nomad(), self._console))
+            replies = await opened.enter_async_context(aclosing(replies_to(self._client, sent)))
             async for reply in replies:
                 self._console.reply(reply)
+                if logs is not None:
+                    await logs.hear(reply)
                 code = self._after(reply, repeated=sent.repeated)
                 if code is not None:
                     self._show_url(reply)
@@ -143,8 +187,10 @@ class DispatchSession:
         if not options.wait and (options.detach or repeated):
             if not reply.dispatched_job_id:
                 return None
-            lines = dispatched_lines(reply, verbose=options.verbose)
-            self._console.lines(lines[:1] if repeated else lines)
+            if repeated:
+                self._console.lines([repeated_line(reply.dispatched_job_id, options.token)])
+            else:
+                self._console.lines(dispatched_lines(reply, verbose=options.verbose))
             return EXIT_OK
         self._console.lines(self._monitor.lines(reply))
         if options.wait:
@@ -172,11 +218,45 @@ class DispatchSession:
             webbrowser.open(url)
 
 
+def _repeat(record: Record) -> Reply:
+    """What the first request's `dispatched` reply said, as far as the ledger still tells."""
+    return Reply(
+        type="dispatched",
+        id=record.key.id,
+        stream=record.key.stream,
+        seq=0,
+        final=False,
+        job=record.routing.job,
+        namespace=record.routing.namespace,
+        region=record.routing.region,
+        dispatched_job_id=record.job_id,
+        eval_id=record.eval_id,
+        correlation_id=record.routing.correlation_id,
+        at=format_rfc3339(record.dispatched_at_ms) if record.dispatched_at_ms else "",
+        attempt=record.attempt,
+    )
+
+
 class Run:
     """One run of a command: its end by error, by time or by Ctrl-C is told in the same words."""
 
-    def __init__(self, timeout_seconds: float | None) -> None:
+    def __init__(
+        self,
+        timeout_seconds: float | None,
+        *,
+        idle: str = "No request was confirmed.",
+        cancel: Callable[[Sent], Coroutine[Any, Any, int]] | None = None,
+    ) -> None:
+        """Prepare it.
+
+        Args:
+            timeout_seconds: for the whole of it; None: as long as it takes.
+            idle: what is told of an end before any request was confirmed.
+            cancel: offered on Ctrl-C at a terminal; returns the exit code.
+        """
         self.sent: Sent | None = None
+        self._idle = idle
+        self._cancel = cancel
         self._timeout_seconds = timeout_seconds
 
     def __call__(self, main: Callable[[], Coroutine[Any, Any, int]]) -> NoReturn:
@@ -184,7 +264,7 @@ class Run:
         try:
             code = asyncio.run(self._in_time(main))
         except KeyboardInterrupt:
-            Console.fail(f"\nInterrupted. {self._how_to_follow()}", EXIT_INTERRUPTED)
+            code = self._interrupted()
         except TimeoutError:
             Console.fail(f"Timed out. {self._how_to_follow()}")
         except WorkerError as error:
@@ -195,7 +275,18 @@ class Run:
         async with asyncio.timeout(self._timeout_seconds):
             return await main()
 
+    def _interrupted(self) -> int:
+        if self.sent is not None and self._cancel is not None and Console.is_terminal():
+            question = "\nInterrupted. Leave the request running (Enter), or cancel it (c)? "
+            try:
+                if Console.ask(question).startswith("c"):
+                    return asyncio.run(self._cancel(self.sent))
+            except (KeyboardInterrupt, EOFError):
+                pass
+        Console.notice(f"\nInterrupted. {self._how_to_follow()}")
+        return EXIT_INTERRUPTED
+
     def _how_to_follow(self) -> str:
         if self.sent is None:
-            return "No request was confirmed."
+            return self._idle
         return f"The request goes on; follow it with: dispatch-worker wait {self.sent.key}"

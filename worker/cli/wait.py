@@ -5,6 +5,7 @@ The words are in `monitor`; what the message was asked to do does not matter her
 
 import os
 from contextlib import aclosing
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -39,13 +40,13 @@ def wait(
 
     Exit codes: 0 succeeded, the task's own where it failed, 2 never placed, 1 anything else.
     """
-    from worker.cli.session import Environment, Run, replies_to  # noqa: PLC0415 - heavy
+    from worker.cli.session import Environment, Run, cancel_and_follow, replies_to  # noqa: PLC0415 - heavy
 
     console = Console(json_lines=json)
     environment = Environment.read(os.environ)
     key = parse_message(message, stream or environment.stream)
     monitor = Monitor(verbose=verbose)
-    run = Run(timeout)
+    run = Run(timeout, cancel=partial(cancel_and_follow, environment, console))
 
     def show(reply: Reply) -> None:
         console.reply(reply)

@@ -10,6 +10,8 @@ Needs redis and msgspec, and nothing of the worker that runs: no HTTP, no settin
 
 from worker.adapters.redis.connection import RedisOptions
 from worker.client.asynchronous import DispatchClient
+from worker.client.cancelling import Cancelled
+from worker.client.claims import ClaimStore, PayloadGone, RedisClaims, SyncClaimStore, fetch_payload
 from worker.client.errors import ClientClosed, ClientError, MessageUnknown, NotSent, WaitTimedOut
 from worker.client.replies import Sent
 from worker.client.synchronous import SyncDispatchClient
@@ -18,19 +20,25 @@ from worker.core.reply import Reply
 from worker.errors import RequestRejected, WorkerError
 
 __all__ = [
+    "Cancelled",
+    "ClaimStore",
     "ClientClosed",
     "ClientError",
     "DispatchClient",
     "MessageKey",
     "MessageUnknown",
     "NotSent",
+    "PayloadGone",
+    "RedisClaims",
     "RedisOptions",
     "Reply",
     "Request",
     "RequestRejected",
     "Sent",
+    "SyncClaimStore",
     "SyncDispatchClient",
     "Verdict",
     "WaitTimedOut",
     "WorkerError",
+    "fetch_payload",
 ]

@@ -14,11 +14,12 @@ from typing import Any, Self, Unpack
 from redis.asyncio import RedisCluster
 
 from worker.adapters.redis.connection import FAILURES, Purpose, RedisOptions, connect
+from worker.client.cancelling import Cancelled, cancel
+from worker.client.claims import ClaimStore, RedisClaims, claimed, digest_of, is_large, keep
 from worker.client.errors import ClientClosed, WaitTimedOut
 from worker.client.exchange import (
     DEFAULT_PREFIX,
     IDEMPOTENCY_SECONDS,
-    Command,
     Patience,
     Pause,
     RequestFields,
@@ -34,6 +35,7 @@ from worker.client.exchange import (
 )
 from worker.client.feed import BLOCK_MILLISECONDS, ReplyFeed
 from worker.client.replies import Sent
+from worker.client.scripts import Command
 from worker.core.keys import Keys
 from worker.core.model import MessageKey, Record, Request
 from worker.core.reply import Reply
@@ -53,6 +55,7 @@ class DispatchClient:
         namespace: str = "default",
         idempotency_seconds: float = IDEMPOTENCY_SECONDS,
         poll_seconds: float = 3.0,
+        claims: RedisClaims | ClaimStore | None = None,
     ) -> None:
         """Prepare a client; it connects when first used.
 
@@ -64,6 +67,8 @@ class DispatchClient:
             idempotency_seconds: how long an idempotency key leads to its first message; must not be
                 shorter than the workers' ledger retention.
             poll_seconds: how often waiting callers ask the ledger, in case a reply was trimmed.
+            claims: where payloads beyond 16 KiB are kept, for the job to fetch (see `worker.client.claims`);
+                None: such payloads are rejected.
 
         Raises:
             SettingsInvalid: the Redis URL is wrong.
@@ -71,6 +76,7 @@ class DispatchClient:
         self._keys = Keys(prefix)
         self._sender = Sender(self._keys, namespace, idempotency_seconds)
         self._poll_seconds = poll_seconds
+        self._claims = claims
         self._ops: Any = connect(options, Purpose.OPS)
         self._reader: Any = connect(options, Purpose.READER, block_seconds=BLOCK_MILLISECONDS / 1000)
         self._feeds: dict[str, ReplyFeed] = {}
@@ -123,6 +129,14 @@ class DispatchClient:
         (sent,) = await self.send_many([request_of(request, fields)], stream=stream, timeout=timeout)
         return sent
 
+    def check(self, request: Request) -> None:
+        """Raise what `send` would raise of the request itself, and send nothing.
+
+        Raises:
+            RequestRejected: (or a kind of it) the worker would reject it.
+        """
+        self._sender.parcel(request, "requests")
+
     async def send_many(
         self, requests: Iterable[Request], *, stream: str = "requests", timeout: float = 30.0
     ) -> list[Sent]:
@@ -133,8 +147,9 @@ class DispatchClient:
             NotSent, RedisDenied, RedisUnsuitable: as `send`.
         """
         patience = Patience(timeout, time.monotonic, random.random)
-        parcels = [self._sender.parcel(request, stream) for request in requests]
-        return await self._perform(deliver(self._keys, parcels, patience))
+        small = [await self._without_large_payload(request, patience) for request in requests]
+        parcels = [self._sender.parcel(request, stream) for request in small]
+        return await self.perform(deliver(self._keys, parcels, patience))
 
     async def wait(self, sent: Sent, timeout: float | None = None) -> Reply:
         """Wait for the final reply.
@@ -174,7 +189,7 @@ class DispatchClient:
             raise ClientClosed(message)
         feed = self._feeds.get(sent.reply_stream)
         if feed is None:
-            feed = ReplyFeed(self._reader, self._perform, self._keys, sent.reply_stream, self._poll_seconds)
+            feed = ReplyFeed(self._reader, self.perform, self._keys, sent.reply_stream, self._poll_seconds)
             self._feeds[sent.reply_stream] = feed
         async with aclosing(feed.follow(sent)) as replies:
             async for reply in replies:
@@ -189,7 +204,19 @@ class DispatchClient:
             RedisUnavailable: safe to repeat.
             RecordUnreadable: written by a newer version of the worker.
         """
-        return await self._perform(look_up(self._keys, MessageKey(stream, message_id)))
+        return await self.perform(look_up(self._keys, MessageKey(stream, message_id)))
+
+    async def cancel(self, stream: str, message_id: str) -> Cancelled:
+        """Order that a message not be dispatched or, when it is, that its job be stopped.
+
+        Ordering it again changes nothing. Its final reply comes as ever: verdict `cancelled`, unless it
+        ended by itself before.
+
+        Raises:
+            MessageUnknown: neither the stream nor the ledger knows it.
+            RedisUnavailable: safe to repeat.
+        """
+        return await self.perform(cancel(self._keys, MessageKey(stream, message_id)))
 
     async def recall(self, stream: str, message_id: str) -> Record | None:
         """What the ledger knows of a message now; None when it knows nothing (yet, or any more).
@@ -198,7 +225,7 @@ class DispatchClient:
             RedisUnavailable: safe to repeat.
             RecordUnreadable: written by a newer version of the worker.
         """
-        return await self._perform(recall(self._keys, MessageKey(stream, message_id)))
+        return await self.perform(recall(self._keys, MessageKey(stream, message_id)))
 
     async def find(self, stream: str, message_id: str) -> Sent:
         """A message sent earlier or elsewhere, to be followed with `wait` or `events`.
@@ -207,9 +234,15 @@ class DispatchClient:
             MessageUnknown: neither the stream nor the ledger knows it.
             RedisUnavailable: safe to repeat.
         """
-        return await self._perform(locate(self._keys, MessageKey(stream, message_id)))
+        return await self.perform(locate(self._keys, MessageKey(stream, message_id)))
 
-    async def _perform(self, steps: Steps[T]) -> T:
+    @property
+    def keys(self) -> Keys:
+        """The names of the keys this client uses."""
+        return self._keys
+
+    async def perform(self, steps: Steps[T]) -> T:
+        """Carry out an exchange of this package's own, step by step."""
         answers: Any = None
         while True:
             try:
@@ -222,6 +255,15 @@ class DispatchClient:
                     await asyncio.sleep(seconds)
                 case Run(commands):
                     answers = await self._run(commands)
+
+    async def _without_large_payload(self, request: Request, patience: Patience) -> Request:
+        if self._claims is None or not is_large(request):
+            return request
+        digest = digest_of(request.payload)
+        if isinstance(self._claims, RedisClaims):
+            steps = keep(self._keys, self._claims, digest, request.payload, patience)
+            return claimed(request, await self.perform(steps), digest)
+        return claimed(request, await self._claims.put(digest, request.payload), digest)
 
     async def _run(self, commands: Sequence[Command]) -> Sequence[Any]:
         if self._closed:

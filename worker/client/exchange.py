@@ -3,10 +3,8 @@
 Knows nothing of connections or event loops: generators yield what to do next and are given the answers.
 """
 
-import hashlib
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from typing import Any, TypedDict, TypeVar
 from urllib.parse import quote
 from uuid import uuid4
@@ -17,6 +15,7 @@ from worker.adapters.redis.connection import translate
 from worker.adapters.redis.records import decode_record
 from worker.client.errors import MessageUnknown, NotSent
 from worker.client.replies import Sent, Thread, just_before, range_entries, reply_in_ledger
+from worker.client.scripts import Command, Script, Word
 from worker.core.backoff import Backoff
 from worker.core.keys import Keys
 from worker.core.model import MessageKey, Record, Request
@@ -36,10 +35,7 @@ LARGEST_META_BYTES = 1 << 20
 BATCH = 100
 """Requests in one pipeline: at most 1.6 MB of payloads."""
 
-_SOURCE = (files("worker.client") / "send.lua").read_text()
-_DIGEST = hashlib.sha1(_SOURCE.encode(), usedforsecurity=False).hexdigest()
-
-Command = tuple[str | bytes | int, ...]
+_SEND = Script.load("send")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +82,18 @@ def request_of(request: Request | None, fields: RequestFields) -> Request:
     return Request(**fields) if request is None else replace(request, **fields)
 
 
+def call(script: Script, keys: Sequence[str], args: Sequence[Word]) -> Steps[Any]:
+    """Run one script and return its answer.
+
+    Raises:
+        RedisUnavailable: no answer, or none that counts; safe to repeat.
+    """
+    (answer,) = yield Run((script.command(keys, args, whole=False),))
+    if isinstance(answer, NoScriptError):
+        (answer,) = yield Run((script.command(keys, args, whole=True),))
+    return raised([answer])[0]
+
+
 # Sending ------------------------------------------------------------------------------------------
 
 
@@ -103,8 +111,8 @@ class Parcel:
 
     def command(self, *, whole: bool) -> Command:
         """The script's call, by its digest or, for a server that does not know it, in full."""
-        head = ("EVAL", _SOURCE) if whole else ("EVALSHA", _DIGEST)
-        return (*head, 3, *self.keys, self.retention_ms, self.stream, self.nonce, *self.fields)
+        args: tuple[Word, ...] = (self.retention_ms, self.stream, self.nonce, *self.fields)
+        return _SEND.command(self.keys, args, whole=whole)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +259,7 @@ def locate(keys: Keys, key: MessageKey) -> Steps[Sent]:
             ("XRANGE", keys.stream(key.stream), key.id, key.id),
         )
     )
-    (state, reply_to, reply_stream), entries = _raised(answers)
+    (state, reply_to, reply_stream), entries = raised(answers)
     if not state and not entries:
         message = f"no message {key}: neither the stream nor the ledger knows it"
         raise MessageUnknown(message)
@@ -269,12 +277,12 @@ def look_up(keys: Keys, key: MessageKey) -> Steps[Reply | None]:
     Raises:
         RecordUnreadable: the ledger entry was written by a newer version.
     """
-    (stored,) = _raised((yield Run((("HGETALL", keys.message(key)),))))
+    (stored,) = raised((yield Run((("HGETALL", keys.message(key)),))))
     remembered = reply_in_ledger(key, stored)
     if remembered is None or not remembered.entry_id or b"reply_stream" not in stored:
         return remembered
     reply_id = remembered.entry_id
-    (entries,) = _raised((yield Run((("XRANGE", stored[b"reply_stream"], reply_id, reply_id),))))
+    (entries,) = raised((yield Run((("XRANGE", stored[b"reply_stream"], reply_id, reply_id),))))
     for entry in range_entries(entries):
         reply = Thread(key).take(entry)
         if reply is not None and reply.final:
@@ -288,7 +296,7 @@ def recall(keys: Keys, key: MessageKey) -> Steps[Record | None]:
     Raises:
         RecordUnreadable: written by a newer version.
     """
-    (stored,) = _raised((yield Run((("HGETALL", keys.message(key)),))))
+    (stored,) = raised((yield Run((("HGETALL", keys.message(key)),))))
     return decode_record(key, stored) if stored else None
 
 
@@ -298,14 +306,14 @@ def settled(keys: Keys, messages: Iterable[MessageKey]) -> Steps[list[MessageKey
     done = []
     for start in range(0, len(asked), BATCH):
         part = asked[start : start + BATCH]
-        answers = _raised((yield Run([("HGET", keys.message(key), "state") for key in part])))
+        answers = raised((yield Run([("HGET", keys.message(key), "state") for key in part])))
         done += [key for key, state in zip(part, answers, strict=True) if state == b"settled"]
     return done
 
 
 def page(stream: str, after: str, last: str) -> Steps[list[Any]]:
     """One page of a reply stream: entries after one ID up to and with another."""
-    (entries,) = _raised((yield Run((("XRANGE", stream, f"({after}", last, "COUNT", 500),))))
+    (entries,) = raised((yield Run((("XRANGE", stream, f"({after}", last, "COUNT", 500),))))
     return list(entries)
 
 
@@ -313,7 +321,7 @@ def _is_error(answer: Any) -> bool:
     return isinstance(answer, Exception)
 
 
-def _raised(answers: Sequence[Any]) -> Sequence[Any]:
+def raised(answers: Sequence[Any]) -> Sequence[Any]:
     """The answers, when none of them is an error."""
     for answer in answers:
         if isinstance(answer, Exception):

@@ -13,11 +13,12 @@ from typing import Any, Self, Unpack
 from redis import RedisCluster
 
 from worker.adapters.redis.connection import FAILURES, Purpose, RedisOptions, connect_sync, translate
+from worker.client.cancelling import Cancelled, cancel
+from worker.client.claims import RedisClaims, SyncClaimStore, claimed, digest_of, is_large, keep
 from worker.client.errors import ClientClosed, WaitTimedOut
 from worker.client.exchange import (
     DEFAULT_PREFIX,
     IDEMPOTENCY_SECONDS,
-    Command,
     Patience,
     Pause,
     RequestFields,
@@ -32,6 +33,7 @@ from worker.client.exchange import (
     request_of,
 )
 from worker.client.replies import Sent, StreamEntry, Thread, stream_entries
+from worker.client.scripts import Command
 from worker.core.backoff import Backoff
 from worker.core.keys import Keys
 from worker.core.model import MessageKey, Record, Request
@@ -58,11 +60,13 @@ class SyncDispatchClient:
         namespace: str = "default",
         idempotency_seconds: float = IDEMPOTENCY_SECONDS,
         poll_seconds: float = 3.0,
+        claims: RedisClaims | SyncClaimStore | None = None,
     ) -> None:
         """See `DispatchClient`."""
         self._keys = Keys(prefix)
         self._sender = Sender(self._keys, namespace, idempotency_seconds)
         self._poll_seconds = poll_seconds
+        self._claims = claims
         self._ops: Any = connect_sync(options, Purpose.OPS)
         self._reader: Any = connect_sync(options, Purpose.READER, block_seconds=BLOCK_MILLISECONDS / 1000)
         self._closed = False
@@ -98,7 +102,8 @@ class SyncDispatchClient:
     ) -> list[Sent]:
         """Send requests in order, pipelined: see `DispatchClient.send_many`."""
         patience = Patience(timeout, time.monotonic, random.random)
-        parcels = [self._sender.parcel(request, stream) for request in requests]
+        small = [self._without_large_payload(request, patience) for request in requests]
+        parcels = [self._sender.parcel(request, stream) for request in small]
         return self._perform(deliver(self._keys, parcels, patience))
 
     def wait(self, sent: Sent, timeout: float | None = None) -> Reply:
@@ -135,6 +140,10 @@ class SyncDispatchClient:
     def result(self, stream: str, message_id: str) -> Reply | None:
         """The final reply of a message, long after if need be: see `DispatchClient.result`."""
         return self._perform(look_up(self._keys, MessageKey(stream, message_id)))
+
+    def cancel(self, stream: str, message_id: str) -> Cancelled:
+        """Order a message's cancellation: see `DispatchClient.cancel`."""
+        return self._perform(cancel(self._keys, MessageKey(stream, message_id)))
 
     def recall(self, stream: str, message_id: str) -> Record | None:
         """What the ledger knows of a message now: see `DispatchClient.recall`."""
@@ -199,6 +208,15 @@ class SyncDispatchClient:
                     time.sleep(seconds)
                 case Run(commands):
                     answers = self._run(commands)
+
+    def _without_large_payload(self, request: Request, patience: Patience) -> Request:
+        if self._claims is None or not is_large(request):
+            return request
+        digest = digest_of(request.payload)
+        if isinstance(self._claims, RedisClaims):
+            steps = keep(self._keys, self._claims, digest, request.payload, patience)
+            return claimed(request, self._perform(steps), digest)
+        return claimed(request, self._claims.put(digest, request.payload), digest)
 
     def _run(self, commands: Sequence[Command]) -> Sequence[Any]:
         self._check_open()

@@ -78,6 +78,10 @@ class Keys:
         """String: the message that a producer's idempotency key first gave, as `<stream>:<id>:<nonce>`."""
         return f"{self.prefix}:idempotency:{producer}:{key}"
 
+    def payload(self, digest: str) -> str:
+        """String: a payload too large for Nomad, by its SHA-256 in hexadecimal; expires."""
+        return f"{self.prefix}:payload:{digest}"
+
     def reply_stream(self, reply_to: str) -> str:
         """The reply stream of a name that `reply_name` has accepted; empty: the shared one."""
         return f"{self.replies}:{reply_to}" if reply_to else self.replies

@@ -1,4 +1,4 @@
-"""The messages' JSON Schemas: one request entry, one reply entry, field by field as they stand in a stream.
+"""The messages' JSON Schemas: requests, replies and dead letters, field by field as they stand in a stream.
 
 Describes only: requests are checked by `request`, replies are written by `reply`; tests hold them together.
 """
@@ -108,6 +108,26 @@ class ReplyEntry(msgspec.Struct, kw_only=True):
     data: Annotated[str, _json("Evidence: allocations, tasks, placement.", {"type": "object"})] = ""
 
 
+class DeadLetterEntry(msgspec.Struct, kw_only=True):
+    """A dead letter: these fields, and after them the request's own as they were.
+
+    Every field is text; what is empty is left out.
+    """
+
+    dead_stream: Annotated[str, Meta(description="Short name of the request's stream.")]
+    dead_id: Annotated[str, Meta(description="Entry ID of the request.", pattern=r"^\d+-\d+$")]
+    dead_verdict: Annotated[Verdict, Meta(description="How it ended.")]
+    dead_at: Annotated[str, Meta(description="When it was written, UTC.", pattern=_RFC3339)]
+    dead_worker: Annotated[str, Meta(description="The worker that wrote it.")]
+    dead_attempt: Annotated[str, Meta(description="How often a dispatch was begun.", pattern=r"^\d+$")]
+    dead_takeovers: Annotated[str, Meta(description="How many workers died holding it.", pattern=r"^\d+$")]
+    dead_code: Annotated[str, Meta(description="Stable code of the error.")] = ""
+    dead_message: Annotated[str, Meta(description="For people; may change.")] = ""
+    dead_job: Annotated[str, Meta(description="ID of the parameterized job.")] = ""
+    dead_tenant: Annotated[str, Meta(description="As in the request.")] = ""
+    dead_dispatched_job_id: Annotated[str, Meta(description="ID of the dispatched job.")] = ""
+
+
 def request_schema() -> dict[str, Any]:
     """JSON Schema of a request entry."""
     return _schema(RequestEntry, "Dispatch request")
@@ -116,6 +136,11 @@ def request_schema() -> dict[str, Any]:
 def reply_schema() -> dict[str, Any]:
     """JSON Schema of a reply entry."""
     return _schema(ReplyEntry, "Reply")
+
+
+def dead_letter_schema() -> dict[str, Any]:
+    """JSON Schema of a dead letter."""
+    return _schema(DeadLetterEntry, "Dead letter")
 
 
 def _schema(kind: type[msgspec.Struct], title: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Knows nothing of what is sent through it. For development and tests; nothing in 
 """
 
 import asyncio
+import signal
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -12,7 +13,7 @@ from typing import Any, Self
 from worker.client import DispatchClient, RedisOptions
 from worker.dev.embedded_redis import EmbeddedRedis
 from worker.dev.simulator import Simulator
-from worker.runtime.app import App
+from worker.runtime.app import SIGNALS, App
 from worker.settings import load
 
 UP_SECONDS = 30.0
@@ -26,6 +27,8 @@ class DevStack:
         jobs: parameterized jobs, as `load_job` or `demo_jobs` return them.
         settings: more of the worker's environment, e.g. `{"WORKER_LOG_LEVEL": "debug"}`.
         redis_port, nomad_port, http_port: 0: any free one.
+        nomad: another simulator than the usual one.
+        signals: those that stop the worker.
     """
 
     def __init__(
@@ -36,9 +39,12 @@ class DevStack:
         redis_port: int = 0,
         nomad_port: int = 0,
         http_port: int = 0,
+        nomad: Simulator | None = None,
+        signals: Sequence[signal.Signals] = SIGNALS,
     ) -> None:
         self.redis = EmbeddedRedis(port=redis_port or None)
-        self.nomad = Simulator(jobs=jobs, port=nomad_port)
+        self.nomad = nomad or Simulator(jobs=jobs, port=nomad_port)
+        self._signals = signals
         self._settings = dict(settings or {})
         self._http_port = http_port
         self._app: App | None = None
@@ -55,7 +61,7 @@ class DevStack:
                 "WORKER_HTTP_ADDR": f"127.0.0.1:{self._http_port}",
                 **self._settings,
             }
-            self._app = App(load(settings))
+            self._app = App(load(settings), signals=self._signals)
             self._worker = asyncio.create_task(self._app.run(), name="worker")
             opened.push_async_callback(self._stop_worker, self._app, self._worker)
             await self._until_ready(self._app, self._worker)

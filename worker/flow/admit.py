@@ -3,6 +3,9 @@
 Knows nothing of where entries come from. A faulty one is admitted too, to be answered like any other.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
+
 from worker.core.model import Entry, MessageKey, Phase, Request
 from worker.core.policy import Policy
 from worker.core.request import Limits, decode_request, routing_of, salvage_routing
@@ -10,22 +13,34 @@ from worker.errors import PayloadLost, RequestRejected
 from worker.flow.message import Message
 from worker.ports import Admission, Inbox, Ledger
 
+TRACE_META = "traceparent"
+"""The meta key; in the task it is the variable `NOMAD_META_traceparent`."""
+
 
 class Admit:
     """Decodes entries and puts them into the ledger.
 
     Args:
         token_template: as `WORKER_TOKEN_TEMPLATE`: `{message_id}`, and `{stream}` where several are read.
+        job_trace: the `traceparent` a message's job gets, for the one its request has; empty: none.
     """
 
     def __init__(
-        self, inbox: Inbox, ledger: Ledger, limits: Limits, policy: Policy, token_template: str
+        self,
+        inbox: Inbox,
+        ledger: Ledger,
+        limits: Limits,
+        policy: Policy,
+        token_template: str,
+        *,
+        job_trace: Callable[[MessageKey, str], str] = lambda _key, _given: "",
     ) -> None:
         self._inbox = inbox
         self._ledger = ledger
         self._limits = limits
         self._policy = policy
         self._token_template = token_template
+        self._job_trace = job_trace
 
     async def admit(self, message: Message) -> bool:
         """Make this worker the message's owner, unless it is settled or owned elsewhere.
@@ -41,7 +56,7 @@ class Admit:
             return await self._admit_entry(message)
         if message.record.phase in {Phase.RECEIVED, Phase.DISPATCHING}:
             self._read(message, await self._entry(message))
-        message.unsure = message.record.phase is Phase.DISPATCHING
+        message.unsure = message.inherited = message.record.phase is Phase.DISPATCHING
         return True
 
     async def _admit_entry(self, message: Message) -> bool:
@@ -58,7 +73,7 @@ class Admit:
         message.record = await self._ledger.admit(admission)
         if message.record is None:
             return False
-        message.unsure = message.record.phase is Phase.DISPATCHING
+        message.unsure = message.inherited = message.record.phase is Phase.DISPATCHING
         return True
 
     async def _entry(self, message: Message) -> Entry:
@@ -79,7 +94,10 @@ class Admit:
         request = decode_request(entry.fields, self._limits)
         place = routing_of(request, self._limits).place
         self._policy.check(entry.key.stream, request, place.namespace, place.region)
-        return request
+        traceparent = self._job_trace(entry.key, request.traceparent)
+        if not traceparent or TRACE_META in request.meta:
+            return request
+        return replace(request, meta={**request.meta, TRACE_META: traceparent})
 
     def _token(self, key: MessageKey) -> str:
         return self._token_template.replace("{message_id}", key.id).replace("{stream}", key.stream)

@@ -97,6 +97,24 @@ class Children:
         """All children in one place."""
         return list(self._children.get(place, {}).values())
 
+    def unlearn(self, place: Place, index: int) -> list[Child]:
+        """Forget what was told after this index, for the servers went back to it.
+
+        They give the same indexes out again: what is known would pass for newer than what they tell now.
+
+        Returns:
+            The children of which nothing is known any more.
+        """
+        for key, (_, snapshot) in list(self._early.items()):
+            if key[0] == place and _newest(snapshot) > index:
+                del self._early[key]
+        unlearnt = [child for child in self.of(place) if _newest(child.snapshot) > index]
+        for child in unlearnt:
+            child.snapshot = Snapshot(job_id=child.job_id)
+            child.reads = 0
+            child.added_at = self._clock.monotonic()
+        return unlearnt
+
     def wanted(self, place: Place) -> Callable[[str], bool]:
         """Tells of a job ID whether its events are of use; asked before an event is decoded in full."""
         children = self._children.setdefault(place, {})
@@ -153,3 +171,13 @@ class Children:
             del self._early[key]
         _, known = self._early.pop((place, job_id), (0.0, Snapshot(job_id=job_id)))
         return known
+
+
+def _newest(snapshot: Snapshot) -> int:
+    """The greatest index of anything known of a job."""
+    return max(
+        snapshot.job.modify_index if snapshot.job is not None else 0,
+        *(one.modify_index for one in snapshot.evaluations.values()),
+        *(one.modify_index for one in snapshot.allocations.values()),
+        0,
+    )

@@ -31,6 +31,11 @@ from worker.ports import Clock, Nomad
 
 RETRIES = Backoff(first_seconds=0.2, most_seconds=10.0)
 """Without a bound on their number: the message is accepted, and only its deadline may end the wait."""
+CANCELLED = Outcome(
+    Verdict.CANCELLED,
+    error_code="request.cancelled",
+    error_message="the request was cancelled before it was dispatched",
+)
 
 
 class Dispatch:
@@ -87,9 +92,15 @@ class Dispatch:
         Raises:
             RequestRejected, NomadRefused: it will never be dispatched, and certainly was not.
         """
+        if message.cancelled and not message.unsure:
+            # Nothing was sent since the intent.
+            return Ended(CANCELLED)
+        if message.cancelled:
+            # What was sent may still make a job: it is looked for once more, after the quarantine.
+            message.looked = False
         await self._take_slot(message, record)
         if message.unsure and not message.looked:
-            return await self._look(message, record)
+            return await self._find_out(message, record)
         if message.fault is not None:
             raise message.fault
         try:
@@ -100,7 +111,14 @@ class Dispatch:
             await self._lease.held()
             return Intended(self._clock.now_ms())
         except (NomadUnavailable, NomadDenied) as error:
-            return await self._failed(message, error)
+            self._failed(message, error)
+            if not message.unsure:
+                self.let_go(message)
+                return DispatchPutOff(error.code, self._clock.now_ms())
+            await self._wait_out(message)
+            # Not through a new intent: what may still arrive was sent after the last one, and the
+            # quarantine counts from there.
+            return Intended(self._clock.now_ms()) if message.looked else await self._find_out(message, record)
         self._gate.succeeded()
         message.failures = 0
         return answer
@@ -119,7 +137,13 @@ class Dispatch:
             # Nomad's events can overtake its answer: from here until the child is known, they are kept.
             self._children.expect(record.routing.place, record.routing.job)
         # Inside the slot: while the gate is closed the few who hold one wait, and the rest behind them.
-        await self._gate.enter()
+        await self._enter(message)
+
+    async def _enter(self, message: Message) -> None:
+        """Wait for the gate, once per request: a trial spent on the way to the request would try nothing."""
+        if not message.passed:
+            await self._gate.enter()
+            message.passed = True
 
     async def _request(self, message: Message, record: Record) -> Fact:
         started = self._clock.monotonic()
@@ -142,17 +166,27 @@ class Dispatch:
             raise NomadUnavailable(f"the answered job {answer.job_id} does not exist")  # noqa: EM102, TRY003
         return JobAccepted(answer.job_id, answer.eval_id, self._clock.now_ms())
 
+    async def _find_out(self, message: Message, record: Record) -> Fact:
+        """Look until Nomad answers."""
+        while True:
+            try:
+                return await self._look(message, record)
+            except NomadUnavailable as error:
+                self._failed(message, error)
+            await self._wait_out(message)
+
     async def _look(self, message: Message, record: Record) -> Fact:
         """The job of an earlier request; if there is none, a new intent once none can appear unseen."""
-        try:
+        job_id = await self._find(record)
+        quarantine_ms = record.quarantine_until_ms - self._clock.now_ms()
+        ends_undispatched = message.cancelled or message.fault is not None
+        if job_id is None and (message.inherited or ends_undispatched):
+            # An earlier owner, paused rather than dead, may still send until then, and Nomad may still be
+            # at a request it was sent. Only a repeat of this worker's own request need not wait for that:
+            # it carries the same token.
+            await self._clock.sleep(max(0, quarantine_ms) / 1000)
             job_id = await self._find(record)
-            quarantine_ms = record.quarantine_until_ms - self._clock.now_ms()
-            if job_id is None and quarantine_ms > 0:
-                # An earlier owner, paused rather than dead, may still send until then.
-                await self._clock.sleep(quarantine_ms / 1000)
-                job_id = await self._find(record)
-        except NomadUnavailable as error:
-            return await self._failed(message, error)
+            message.inherited = False
         if job_id is not None:
             self._gate.succeeded()
             return JobAccepted(job_id, record.eval_id, self._clock.now_ms())
@@ -167,19 +201,16 @@ class Dispatch:
             # Without list-jobs the dispatch itself tells: it answers with the job that has the token.
             return None
 
-    async def _failed(self, message: Message, error: NomadUnavailable | NomadDenied) -> Fact:
+    def _failed(self, message: Message, error: NomadUnavailable | NomadDenied) -> None:
         message.failures += 1
-        message.interruptible = True
+        message.interruptible, message.passed = True, False
         self._gate.failed(error)
         if isinstance(error, NomadUnavailable) and error.maybe_applied:
             message.unsure, message.looked = True, False
-        if not message.unsure:
-            self.let_go(message)
-            return DispatchPutOff(error.code, self._clock.now_ms())
-        # Wait first and intend afterwards: the quarantine counts from the intent.
+
+    async def _wait_out(self, message: Message) -> None:
         await self._pause(message)
-        await self._gate.enter()
-        return Intended(self._clock.now_ms())
+        await self._enter(message)
 
     def _refuse_poison(self, record: Record) -> None:
         if record.takeovers >= self._max_takeovers:

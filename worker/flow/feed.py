@@ -125,6 +125,13 @@ class Feed:
                     # The servers lost their state or were restored, or a line was skipped: trust the list.
                     log.warning("feed.gap", index=frame.index, last_index=self._index)
                     self._sweep_wanted.set()
+                if 0 < frame.index < self._index:
+                    self._unlearn(frame.index)
                 if frame.index:
                     self._index = frame.index
                 self._children.apply(self._place, frame)
+
+    def _unlearn(self, index: int) -> None:
+        now = self._clock.monotonic()
+        for child in self._children.unlearn(self._place, index):
+            child.read_by(now + random.uniform(0, SPREAD_SECONDS))  # noqa: S311

@@ -31,6 +31,10 @@ class Instruments(Protocol):
         """Nomad answered a dispatch. `outcome`: `created`, `repeated`, or the code of its refusal."""
         ...
 
+    def decided(self, stream: str, seconds: float) -> None:
+        """Nomad has a request's job, or it ended without one, this long after it fell due."""
+        ...
+
     def retried(self, code: str) -> None:
         """A step failed with an error that may pass, and will be tried again."""
         ...
@@ -80,6 +84,9 @@ class NoInstruments:
         """Do nothing."""
 
     def dispatched(self, job: str, outcome: str, seconds: float) -> None:
+        """Do nothing."""
+
+    def decided(self, stream: str, seconds: float) -> None:
         """Do nothing."""
 
     def retried(self, code: str) -> None:

@@ -3,8 +3,10 @@
 Knows nothing of the steps; everything in it but the record may be lost with the process.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from worker.core.instants import entry_time_ms
 from worker.core.model import Entry, MessageKey, Phase, Record, Request, Routing
 from worker.errors import RequestRejected
 
@@ -23,16 +25,29 @@ class Message:
     """Why the entry cannot be dispatched, found while decoding it."""
     unsure: bool = False
     """An earlier dispatch, by whomever, may have reached Nomad: its answer was not seen here."""
+    inherited: bool = False
+    """That dispatch was an earlier owner's, which may be paused rather than dead, and send yet."""
     looked: bool = False
     """Whether Nomad was asked for the job of that earlier dispatch since it became uncertain."""
     failures: int = 0
     """Tries in a row that failed in a way that may pass."""
+    passed: bool = False
+    """Whether the gate let it through since it last failed: one trial is one request."""
     interruptible: bool = True
     """Whether its task may be cancelled without losing what Nomad or Redis just answered."""
     slot: Routing | None = None
     """What it holds a dispatch slot for; None: it holds none."""
     stop_sent_at: float = 0.0
     """Monotonic seconds of the last stop request for its job; 0: none."""
+    cancel_told: bool = False
+    """Whether this worker heard of an order to cancel it."""
+    interrupt: Callable[[], object] | None = None
+    """Ends the wait it is in, for the order to take effect; None: it is in none that may be ended."""
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether its cancellation was ordered."""
+        return self.cancel_told or (self.record is not None and self.record.cancel)
 
     @property
     def phase(self) -> Phase | None:
@@ -43,3 +58,14 @@ class Message:
     def job(self) -> str:
         """The parameterized job's name; empty before admission."""
         return self.record.routing.job if self.record else ""
+
+    @property
+    def undecided(self) -> bool:
+        """Whether it is still open if there will be a job."""
+        return self.phase in {None, Phase.RECEIVED, Phase.DISPATCHING}
+
+    @property
+    def due_ms(self) -> int:
+        """Since when it could be dispatched, Unix milliseconds: its entry's time, or its `not_before`."""
+        not_before_ms = self.request.not_before_ms if self.request else None
+        return max(entry_time_ms(self.key.id), not_before_ms or 0)

@@ -17,7 +17,7 @@ from worker.core.lifecycle import Ended, Fact, JobAccepted
 from worker.core.model import Entry, MessageKey, Outcome, Phase, Record, Verdict
 from worker.errors import DuplicateChild, Fenced, Then, WorkerError
 from worker.flow.admit import Admit
-from worker.flow.dispatch import Dispatch
+from worker.flow.dispatch import CANCELLED, Dispatch
 from worker.flow.instruments import Instruments
 from worker.flow.message import Message
 from worker.flow.settle import Settle, outcome_of
@@ -93,6 +93,18 @@ class Pipeline:
         for record in records:
             self._begin(Message(record.key, record=record))
 
+    def cancel(self, key: MessageKey) -> None:
+        """A producer ordered this message's cancellation; one that is not in hand is left alone."""
+        message = self._messages.get(key)
+        if message is None or message.cancel_told:
+            return
+        message.cancel_told = True
+        log.info("message.cancel_ordered", stream=key.stream, message_id=key.id, phase=str(message.phase))
+        if message.interrupt is not None:
+            message.interrupt()
+        if message.record is not None:
+            self._watch.look_again(message.record)
+
     async def drain(self, seconds: float) -> int:
         """Let what must not be interrupted come to a record; drop the rest for others to take.
 
@@ -144,11 +156,22 @@ class Pipeline:
         )
         while record.phase is not Phase.FINISHED and not self._leaves(message):
             fact = await self._lasting(partial(self._step, message, record))
+            undecided = message.undecided
             record = message.record = await self._keep(message, record, fact)
             if record.phase is Phase.RUNNING:
                 self._dispatch.let_go(message)
+            self._told(message, record, undecided=undecided)
         if record.phase is Phase.FINISHED:
             await self._finish(message, record)
+
+    def _told(self, message: Message, record: Record, *, undecided: bool) -> None:
+        """Count and log what was just kept."""
+        if undecided and not message.undecided:
+            overdue_ms = max(0, self._clock.now_ms() - message.due_ms)
+            self._instruments.decided(message.key.stream, overdue_ms / 1000)
+        if record.phase is Phase.RUNNING:
+            step = record.stopping or record.shown or "dispatched"
+            log.info("message.advanced", step=step, job=record.routing.job, job_id=record.job_id)
 
     def _leaves(self, message: Message) -> bool:
         """Whether to let go now: while leaving, only a dispatch just intended is still carried out."""
@@ -159,11 +182,13 @@ class Pipeline:
         message.interruptible = True
         try:
             match record.phase:
+                case Phase.RECEIVED if message.cancelled:
+                    return Ended(CANCELLED)
                 case Phase.RECEIVED:
-                    return await self._dispatch.prepare(message, record)
+                    return await self._prepare(message, record)
                 case Phase.DISPATCHING:
                     return await self._dispatch.send(message, record)
-                case _ if record.routing.detach:
+                case _ if record.routing.detach and not message.cancelled:
                     return Ended(Outcome(Verdict.DETACHED))
                 case _:
                     return await self._watch.next(message, record)
@@ -173,6 +198,20 @@ class Pipeline:
             return Ended(outcome_of(error))
         finally:
             message.interruptible = False
+
+    async def _prepare(self, message: Message, record: Record) -> Fact:
+        """Wait for the dispatch, unless the message is cancelled meanwhile."""
+        preparing = asyncio.ensure_future(self._dispatch.prepare(message, record))
+        message.interrupt = preparing.cancel
+        try:
+            return await preparing
+        except asyncio.CancelledError:
+            # An order came, or this worker is leaving: then the order is for the next one to carry out.
+            if self.draining or not message.cancelled:
+                raise
+            return Ended(CANCELLED)
+        finally:
+            message.interrupt = None
 
     async def _keep(self, message: Message, record: Record, fact: Fact) -> Record:
         try:

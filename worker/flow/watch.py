@@ -71,7 +71,7 @@ class Watch:
                 return Ended(finding.outcome)
             if finding.step is not None and finding.step.value != record.shown:
                 return Progressed(finding.step, self._clock.now_ms(), finding.data)
-            if verdict := self._overdue(record):
+            if verdict := self._reason_to_stop(message, record):
                 return StopOrdered(verdict, self._clock.now_ms())
             if record.stopping:
                 await self._stop(message, record)
@@ -79,6 +79,11 @@ class Watch:
                 delay = REREADS.delay(child.reads + 1, random.random())  # noqa: S311
                 child.read_at = self._clock.monotonic() + delay
             await self._change(child, self._next_deadline(child, message, record))
+
+    def look_again(self, record: Record) -> None:
+        """Something else than Nomad's word is new about the message."""
+        if child := self._children.get(record.routing.place, record.job_id):
+            child.changed.set()
 
     def forget(self, record: Record) -> None:
         """The message left this worker's hands."""
@@ -112,9 +117,11 @@ class Watch:
             child.ending_since = now
         return now - child.ending_since >= ENDING_SECONDS
 
-    def _overdue(self, record: Record) -> Verdict | None:
+    def _reason_to_stop(self, message: Message, record: Record) -> Verdict | None:
         if record.stopping:
             return None
+        if message.cancelled:
+            return Verdict.CANCELLED
         now_ms = self._clock.now_ms()
         if record.placed_at_ms:
             limit = record.routing.timeout_seconds

@@ -6,7 +6,7 @@ Knows nothing of messages; what each part does stands with the part.
 import asyncio
 import random
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
@@ -21,6 +21,8 @@ from worker.errors import RedisUnavailable, WorkerError
 from worker.runtime.http import HttpServer
 from worker.runtime.logs import Redactor, configure
 from worker.runtime.status import judge_readiness, status
+from worker.runtime.statuspage.serve import StatusPage
+from worker.runtime.statuspage.view import Viewer
 from worker.runtime.tasks import TaskTree
 from worker.runtime.wiring import Parts, assemble
 from worker.settings import Settings
@@ -46,10 +48,16 @@ def run(settings: Settings) -> int:
 
 
 class App:
-    """One worker process."""
+    """One worker process.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        settings: checked.
+        signals: those that stop it; none where the process is somebody else's.
+    """
+
+    def __init__(self, settings: Settings, *, signals: Sequence[signal.Signals] = SIGNALS) -> None:
         self._settings = settings
+        self._signals = signals
         self._told = asyncio.Event()
         self._forced = asyncio.Event()
         self._error: BaseException | None = None
@@ -77,7 +85,7 @@ class App:
             worker=self._settings.name,
             redactor=redactor,
         )
-        for number in SIGNALS:
+        for number in self._signals:
             asyncio.get_running_loop().add_signal_handler(number, self.stop)
         parts = assemble(self._settings, self._fail, redactor.learn)
         tree = TaskTree(self._fail)
@@ -86,6 +94,7 @@ class App:
             parts.health,
             metrics=partial(parts.metrics.scrape, parts.survey.backlog),
             status=partial(status, parts),
+            page=StatusPage(Viewer(parts, __version__)).html,
         )
         try:
             tree.start("http", http.run())
@@ -98,6 +107,8 @@ class App:
         finally:
             await tree.cancel()
             await parts.nomad.aclose()
+            if parts.traces is not None:
+                await parts.traces.aclose()
             await parts.redis.close()
         if self._error is not None:
             log.error("worker.failed", code=getattr(self._error, "code", ""), error=str(self._error))
@@ -126,7 +137,9 @@ class App:
         tree.start("take over", parts.housekeeping.take_over(parts.health.loop("take over")))
         tree.start("reconcile", parts.housekeeping.reconcile())
         tree.start("tidy", parts.housekeeping.tidy())
+        tree.start("cancels", parts.cancel_feed.run(parts.health.loop("cancels")))
         tree.start("readiness", judge_readiness(parts, self.ready))
+        tree.start("lookout", parts.lookout.run())
         tree.start("intake", parts.intake.run(parts.health.loop("intake")))
         parts.health.condition("started", ok=True)
 
@@ -147,7 +160,7 @@ class App:
         # Refuse: a read under way is waited out; were it cancelled, what it brings would be lost from sight.
         parts.intake.stop()
         await tree.finish("intake", self._settings.block_seconds + 4)
-        for name in ("take over", "reconcile", "tidy"):
+        for name in ("take over", "reconcile", "tidy", "cancels"):
             await tree.finish(name, 0)
         # Drain: what Nomad or Redis is being asked comes to a record; running jobs are simply let go.
         await parts.pipeline.drain(self._settings.drain_seconds)

@@ -22,10 +22,16 @@ SCAN_SECONDS = 2.0
 """With a lease of 9 s: a dead worker's messages are taken after at most 11.5 s."""
 RECONCILE_SECONDS = 10.0
 TIDY_SECONDS = 60.0
+LONGEST_NOTICE_SECONDS = 86_400.0
+TELL_AGAIN_SECONDS = 3_600.0
 
 
 class Housekeeping:
-    """Three loops with one owner, the task tree."""
+    """Three loops with one owner, the task tree.
+
+    Args:
+        dead_retention_seconds: age at which dead letters are dropped; 0: never.
+    """
 
     def __init__(
         self,
@@ -34,12 +40,16 @@ class Housekeeping:
         pipeline: Pipeline,
         intake: Intake,
         instruments: Instruments,
+        *,
+        dead_retention_seconds: float = 0,
     ) -> None:
         self._leases = leases
         self._heartbeat = heartbeat
         self._pipeline = pipeline
         self._intake = intake
         self._instruments = instruments
+        self._dead_retention_seconds = dead_retention_seconds
+        self._told_at = float("-inf")
 
     async def take_over(self, tick: Callable[[], None]) -> None:
         """Scan for dead workers, for ever; `tick` on every round, so that a stalled loop is noticed."""
@@ -76,8 +86,8 @@ class Housekeeping:
                     continue
                 # Over the limit on messages in flight if need be: a running job costs little to watch.
                 records = await self._leases.take(dead, len(dead.pending))
+                found = found or bool(records) or dead.more
                 if records:
-                    found = True
                     log.warning("worker.taken_over", dead_worker=dead.name, messages=len(records))
                     self._instruments.taken_over(len(records))
                     for record in records:
@@ -88,6 +98,18 @@ class Housekeeping:
         retired, trimmed = await self._leases.retire(), await self._leases.trim()
         if retired or trimmed:
             log.info("streams.tidied", consumers_retired=retired, entries_trimmed=trimmed)
+        if self._dead_retention_seconds:
+            await self._expire_dead(self._dead_retention_seconds)
+
+    async def _expire_dead(self, retention_seconds: float) -> None:
+        notice_seconds = min(LONGEST_NOTICE_SECONDS, retention_seconds / 4)
+        expiry = await self._leases.expire_dead(retention_seconds, notice_seconds)
+        if expiry.dropped:
+            log.warning("dead_letters.dropped", count=expiry.dropped)
+        now = asyncio.get_running_loop().time()
+        if expiry.announced and now - self._told_at >= TELL_AGAIN_SECONDS:
+            self._told_at = now
+            log.warning("dead_letters.expiring", count=expiry.announced, seconds_left=expiry.seconds_left)
 
     async def _careful(self, name: str, job: Callable[[], Awaitable[None]]) -> None:
         try:

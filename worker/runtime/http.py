@@ -11,11 +11,11 @@ from typing import Any
 import msgspec
 import structlog
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST
 
 from worker.core.backoff import Backoff
 from worker.errors import WorkerError
 from worker.runtime.health import Health
+from worker.runtime.statuspage.frame import HEADERS as PAGE_HEADERS
 from worker.settings import Listen
 
 log = structlog.get_logger()
@@ -33,16 +33,18 @@ class HttpServer:
     Args:
         listen: where.
         health: answers /healthz and /readyz.
-        metrics: text for /metrics; bounded in time by itself.
+        metrics: body and content type of /metrics for an Accept header; bounded in time by itself.
         status: JSON for /status.
+        page: HTML for /status where a browser asks, for its query; bounded in time by itself.
     """
 
     def __init__(
         self,
         listen: Listen,
         health: Health,
-        metrics: Callable[[], Awaitable[bytes]],
+        metrics: Callable[[str], Awaitable[tuple[bytes, str]]],
         status: Callable[[], Awaitable[Mapping[str, Any]]],
+        page: Callable[[Mapping[str, str]], Awaitable[str]],
         *,
         retries: Backoff = RETRIES,
     ) -> None:
@@ -50,6 +52,7 @@ class HttpServer:
         self._health = health
         self._metrics = metrics
         self._status = status
+        self._page = page
         self._retries = retries
         self.port = 0
         """The port in use; 0 while there is none."""
@@ -94,9 +97,9 @@ class HttpServer:
     def _unavailable(self, error: OSError, failures: int) -> None:
         log.error("http.port_unavailable", address=str(self._listen), error=str(error), failures=failures)
 
-    async def _get_metrics(self, _request: web.Request) -> web.Response:
-        body = await self._metrics()
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST} | _NO_STORE)
+    async def _get_metrics(self, request: web.Request) -> web.Response:
+        body, content_type = await self._metrics(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type, "Vary": "Accept"} | _NO_STORE)
 
     async def _get_healthz(self, _request: web.Request) -> web.Response:
         return _verdict(self._health.not_alive())
@@ -104,7 +107,13 @@ class HttpServer:
     async def _get_readyz(self, _request: web.Request) -> web.Response:
         return _verdict(self._health.not_ready())
 
-    async def _get_status(self, _request: web.Request) -> web.Response:
+    async def _get_status(self, request: web.Request) -> web.Response:
+        # Browsers name it; `curl` and scripts, which name nothing or JSON, get JSON.
+        if "text/html" in request.headers.get("Accept", ""):
+            html = await self._page(request.query)
+            return web.Response(
+                text=html, content_type="text/html", headers={"Vary": "Accept", **PAGE_HEADERS}
+            )
         try:
             async with asyncio.timeout(STATUS_SECONDS):
                 return _json(200, await self._status())

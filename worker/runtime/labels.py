@@ -17,7 +17,7 @@ REJECTIONS = {
     "nomad.payload_too_large": "too_large",
     "request.place_not_configured": "not_allowed",
     "request.reply_to_invalid": "not_allowed",
-    "policy.not_allowed": "not_allowed",
+    "request.not_allowed": "not_allowed",
 }
 """Codes by the reason they are counted under; other `request.` codes are `schema`, the rest `refused`."""
 

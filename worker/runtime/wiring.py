@@ -13,6 +13,7 @@ from typing import Any
 from worker import __version__
 from worker.adapters.nomad.client import NomadClient
 from worker.adapters.nomad.connection import NomadOptions
+from worker.adapters.redis.cancels import RedisCancels
 from worker.adapters.redis.connection import Purpose, RedisOptions, connect
 from worker.adapters.redis.inbox import RedisInbox
 from worker.adapters.redis.leases import LeaseOptions, RedisLeases
@@ -20,11 +21,12 @@ from worker.adapters.redis.ledger import LedgerOptions, RedisLedger
 from worker.adapters.redis.scripts import ScriptRunner
 from worker.adapters.redis.survey import RedisSurvey
 from worker.core.keys import Keys
-from worker.core.model import Place
+from worker.core.model import MessageKey, Place
 from worker.core.policy import Policy
 from worker.core.request import Limits
 from worker.errors import SettingsInvalid
 from worker.flow.admit import Admit
+from worker.flow.cancel import CancelFeed
 from worker.flow.children import Children
 from worker.flow.dispatch import Dispatch
 from worker.flow.feed import Feed
@@ -39,8 +41,10 @@ from worker.runtime.clock import SystemClock
 from worker.runtime.health import Health
 from worker.runtime.heartbeat import Heartbeat
 from worker.runtime.housekeeping import Housekeeping
+from worker.runtime.lookout import Lookout
 from worker.runtime.measured import measured
 from worker.runtime.metrics import Local, Metrics
+from worker.runtime.traces import Traces, traces_from_environment
 from worker.settings import Settings
 
 
@@ -140,6 +144,9 @@ class Parts:
     intake: Intake
     feeds: list[Feed]
     housekeeping: Housekeeping
+    lookout: Lookout
+    traces: Traces | None
+    cancel_feed: CancelFeed
 
 
 def assemble(
@@ -205,16 +212,24 @@ def assemble(
         sweep_soon=lambda place: feeds[place].sweep_soon(),
         placement_deadline_seconds=settings.placement_deadline_seconds,
     )
+    traces = traces_from_environment(settings.prefix, settings.name, __version__, clock.now_ms)
     settle = Settle(
         ledger,
         nomad,
         clock,
-        metrics,
+        traces.told(metrics) if traces else metrics,
         log_tail_bytes=settings.log_tail_bytes,
         purge_finished=settings.purge_finished,
     )
     pipeline = Pipeline(
-        Admit(inbox, ledger, _limits(settings, keys), _policy(settings), settings.token_template),
+        Admit(
+            inbox,
+            ledger,
+            _limits(settings, keys),
+            _policy(settings),
+            settings.token_template,
+            job_trace=_job_trace(settings, traces),
+        ),
         dispatch,
         watch,
         settle,
@@ -234,12 +249,20 @@ def assemble(
         streams=settings.stream_names,
     )
     heartbeat = Heartbeat(leases, lease, clock, lease_seconds=settings.lease_seconds, stalled=health.stalled)
-    housekeeping = Housekeeping(leases, heartbeat, pipeline, intake, metrics)
+    housekeeping = Housekeeping(
+        leases,
+        heartbeat,
+        pipeline,
+        intake,
+        metrics,
+        dead_retention_seconds=settings.dead_retention_seconds,
+    )
     metrics.local = lambda: Local(
         in_flight=Counter(message.job for message in pipeline.messages),
         lease_remaining_seconds=lease.remaining_seconds,
         gate_open=gate.is_open,
         draining=pipeline.draining,
+        undecided_oldest_seconds=_undecided_oldest_seconds(pipeline, clock),
     )
     survey = RedisSurvey(redis.ops, keys, streams=settings.stream_names, group=settings.group)
     return Parts(
@@ -260,7 +283,24 @@ def assemble(
         intake,
         list(feeds.values()),
         housekeeping,
+        Lookout(nomad, metrics, feeds),
+        traces,
+        CancelFeed(
+            RedisCancels(redis.reader, keys, block_ms=int(settings.block_seconds * 1000)), pipeline, clock
+        ),
     )
+
+
+def _job_trace(settings: Settings, traces: Traces | None) -> Callable[[MessageKey, str], str]:
+    if not settings.trace_meta:
+        return lambda _key, _given: ""
+    # Without spans of its own the worker hands on what the producer gave.
+    return traces.for_job if traces else lambda _key, given: given
+
+
+def _undecided_oldest_seconds(pipeline: Pipeline, clock: SystemClock) -> float:
+    due = [message.due_ms for message in pipeline.messages if message.undecided]
+    return (clock.now_ms() - min(due)) / 1000 if due else 0.0
 
 
 def _policy(settings: Settings) -> Policy:

@@ -291,6 +291,15 @@ class Settings(BaseSettings):
         ge=1_000,
         le=1_000_000_000,
     )
+    dead_retention_seconds: int = _setting(
+        "WORKER_DEAD_RETENTION_SECONDS",
+        0,
+        "Age at which a dead letter is dropped. It is announced before, a day or a quarter of this ahead, in "
+        "the log (`dead_letters.expiring`) and by `status`. 0: never; somebody has to look after them.",
+        unit="seconds",
+        ge=0,
+        le=10 * 365 * DAY_SECONDS,
+    )
     purge_finished: Flag = _setting(
         "WORKER_PURGE_FINISHED",
         default=False,
@@ -311,6 +320,12 @@ class Settings(BaseSettings):
         "true",
         "Links to Nomad's web interface in replies: `true` (at `NOMAD_ADDR`), `false`, or the interface's "
         "base URL where people reach it under another address.",
+    )
+    trace_meta: Flag = _setting(
+        "WORKER_TRACE_META",
+        default=False,
+        why="Hand a request's trace context to its job as meta key `traceparent`. The job must allow the "
+        "key, or Nomad refuses the dispatch; requests without one are not affected.",
     )
     http_addr: ListenAddress = _setting(
         "WORKER_HTTP_ADDR", Listen("", 9464), "Address of /metrics, /healthz, /readyz and /status."

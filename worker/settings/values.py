@@ -14,7 +14,12 @@ from pydantic import AfterValidator, BeforeValidator, SecretStr
 from pydantic_settings import NoDecode
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
-OWN_KEYS = frozenset({"replies", "dead", "message", "worker", "workers", "floor", "cap", "idempotency"})
+OWN_KEYS = frozenset(
+    {
+        *("replies", "dead", "message", "worker", "workers", "floor", "cap", "cancels", "control"),
+        *("idempotency", "payload"),
+    }
+)
 """What follows the prefix in the worker's own keys (`core.keys`): no stream may be called so."""
 
 TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})

@@ -198,3 +198,43 @@ async def test_entries_added_before_any_worker_started_are_read(bench: Bench) ->
 
     (entry,) = await worker.reads()
     assert (entry.key, entry.fields) == (key, {b"job": b"render", b"payload": b"\x00\xff"})
+
+
+async def test_what_cannot_be_taken_does_not_hide_what_comes_after_it(bench: Bench) -> None:
+    # 150 messages of a newer worker's making, in front of one that this worker can read.
+    dead, taker = await bench.worker("a"), await bench.worker("b")
+    keys = [await bench.request() for _ in range(151)]
+    await dead.reads(200)
+    for key in keys:
+        await dead.admits(key)
+    for key in keys[:-1]:
+        await bench.redis.hset(KEYS.message(key), "v", "2")
+    await bench.dies(dead)
+
+    taken, more = [], True
+    while more:
+        (seen,) = await taker.leases.dead()
+        taken += await taker.leases.take(seen, 1_000)
+        more = seen.more
+
+    assert [record.key for record in taken] == [keys[-1]]
+    (again,) = await taker.leases.dead()
+    assert list(again.pending) == keys[:100]
+
+
+@pytest.mark.parametrize("last", ["9007199254740993-9007199254740993", "18446744073709551615-5", "7-18446744073709551615"])
+async def test_trimming_copes_with_ids_beyond_what_a_double_holds(bench: Bench, last: str) -> None:
+    worker = await bench.worker("a")
+    stream = KEYS.stream("requests")
+    await bench.redis.config_set("stream-node-max-entries", 1)
+    for entry_id in ("5-1", "5-2", last):
+        await bench.redis.xadd(stream, {"job": "render"}, id=entry_id)
+    await worker.reads()
+    await bench.redis.xack(stream, "workers", "5-1", "5-2", last)
+
+    await worker.leases.trim()
+
+    await bench.redis.xgroup_destroy(stream, "workers")
+    await worker.inbox.prepare()
+    assert [entry.key.id for entry in await worker.reads()] in ([], [last])
+    assert len(await bench.redis.xrange(stream)) <= 1

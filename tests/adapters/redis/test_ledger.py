@@ -15,7 +15,14 @@ from worker.core.lifecycle import (
     advance,
 )
 from worker.core.model import MessageKey, Outcome, Phase, Progress, Record, Verdict
-from worker.errors import DuplicateChild, Fenced, IllegalTransition, RecordGone, RecordUnreadable
+from worker.errors import (
+    DuplicateChild,
+    Fenced,
+    IllegalTransition,
+    RecordGone,
+    RecordUnreadable,
+    RedisUnavailable,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -317,3 +324,22 @@ async def test_scripts_survive_a_server_that_has_forgotten_them(bench: Bench) ->
     await bench.redis.script_flush()
 
     assert (await worker.ledger.settle(advance(record, SUCCESS))).phase is Phase.SETTLED
+
+
+async def test_a_dead_letter_stream_that_is_none_publishes_nothing_by_halves(bench: Bench) -> None:
+    worker = await bench.worker("a")
+    key = await bench.request()
+    await worker.reads()
+    record = await worker.admits(key)
+    assert record is not None
+    await bench.redis.set(KEYS.dead, "not a stream")
+    rejected = advance(record, Ended(Outcome(Verdict.REJECTED, error_code="request.invalid")))
+
+    for _ in range(3):
+        with pytest.raises(RedisUnavailable):
+            await worker.ledger.settle(rejected)
+    await bench.redis.delete(KEYS.dead)
+    await worker.ledger.settle(rejected)
+
+    assert [reply["type"] for reply in await bench.replies()] == ["accepted", "result"]
+    assert len(await bench.dead_letters()) == 1

@@ -258,26 +258,31 @@ class NomadClient:
             NomadUnavailable: also when the node that ran it cannot be reached.
             NomadDenied: the token lacks `read-logs`.
         """
+        tail = await self._log(place, alloc, task, stream, [("origin", "end"), ("offset", str(tail_bytes))])
+        return tail[-tail_bytes:] if tail_bytes else b""
+
+    async def logs_from(
+        self, place: Place, alloc: str, task: str, stream: Literal["stdout", "stderr"], offset: int
+    ) -> bytes:
+        """What a task has written from a byte on; as `logs` otherwise."""
+        return await self._log(place, alloc, task, stream, [("origin", "start"), ("offset", str(offset))])
+
+    # ----------------------------------------------------------------------------------------------
+
+    async def _log(
+        self, place: Place, alloc: str, task: str, stream: Literal["stdout", "stderr"], part: Query
+    ) -> bytes:
         response = await self._calls.call(
             Operation.LOGS,
             "GET",
             f"/v1/client/fs/logs/{_segment(alloc)}",
-            [
-                ("task", task),
-                ("type", stream),
-                ("plain", "true"),
-                ("origin", "end"),
-                ("offset", str(tail_bytes)),
-            ],
+            [("task", task), ("type", stream), ("plain", "true"), *part],
             place=place,
             timeout_seconds=self._options.probe_timeout_seconds,
         )
         if response.status_code == httpx.codes.NOT_FOUND and "not started yet" in response.text:
             return b""
-        tail = self._calls.read(response, bytes, Operation.LOGS)
-        return tail[-tail_bytes:] if tail_bytes else b""
-
-    # ----------------------------------------------------------------------------------------------
+        return self._calls.read(response, bytes, Operation.LOGS)
 
     async def _get(self, operation: Operation, path: str, place: Place, query: Query = ()) -> httpx.Response:
         return await self._calls.call(

@@ -15,7 +15,7 @@ from worker.adapters.redis.scripts import Script, ScriptRunner
 from worker.core.keys import Keys
 from worker.core.model import LEDGER_VERSION, MessageKey, Record
 from worker.errors import GroupMissing
-from worker.ports import DeadWorker
+from worker.ports import DeadWorker, Expiry
 
 TAKE_BATCH = 100
 """Messages per TAKE script: some milliseconds of the server's time."""
@@ -48,6 +48,8 @@ class RedisLeases:
         self._ops = ops
         self._keys = keys
         self._options = options
+        self._read_up_to: dict[tuple[str, str], str] = {}
+        """Stream and dead worker to the last entry listed, while there is more to list."""
 
     async def beat(self) -> int:
         """See `ports.Leases.beat`."""
@@ -65,7 +67,12 @@ class RedisLeases:
         try:
             alive = await self._alive()
             found = [
-                DeadWorker(name, await self._held(stream, name), await self._released(name))
+                DeadWorker(
+                    name,
+                    await self._held(stream, name),
+                    await self._released(name),
+                    more=(stream, name) in self._read_up_to,
+                )
                 for stream in self._options.streams
                 for name in await self._holders(stream)
                 if name not in alive
@@ -121,6 +128,15 @@ class RedisLeases:
             )
         return dropped
 
+    async def expire_dead(self, retention_seconds: float, notice_seconds: float) -> Expiry:
+        """See `ports.Leases.expire_dead`."""
+        dropped, announced, left_ms = await self._runner.run(
+            Script.EXPIRE_DEAD,
+            [self._keys.dead, self._keys.dead_notice],
+            [int(retention_seconds * 1000), int(notice_seconds * 1000)],
+        )
+        return Expiry(int(dropped), int(announced), int(left_ms) / 1000)
+
     def _own_keys(self) -> list[str]:
         return [self._keys.workers, self._keys.worker(self._options.worker)]
 
@@ -138,7 +154,15 @@ class RedisLeases:
         return bool(await self._ops.hexists(self._keys.worker(name), "released"))
 
     async def _held(self, stream: str, name: str) -> list[MessageKey]:
+        """The next page. What cannot be taken (see take.lua) must not hide what comes after it."""
+        place = (stream, name)
+        start = f"({self._read_up_to[place]}" if place in self._read_up_to else "-"
         page = await self._ops.xpending_range(
-            self._keys.stream(stream), self._options.group, "-", "+", TAKE_BATCH, name
+            self._keys.stream(stream), self._options.group, start, "+", TAKE_BATCH, name
         )
-        return [MessageKey(stream, item["message_id"].decode()) for item in page]
+        held = [MessageKey(stream, item["message_id"].decode()) for item in page]
+        if len(held) == TAKE_BATCH:
+            self._read_up_to[place] = held[-1].id
+        else:
+            self._read_up_to.pop(place, None)
+        return held

@@ -79,7 +79,9 @@ class RedisLedger:
         ]
         stream, ledger = self._keys.stream(key.stream), self._keys.message(key)
         answer = await self._runner.run(
-            Script.ADMIT, [stream, ledger, self._reply_key(fresh), self._keys.workers], args
+            Script.ADMIT,
+            [stream, ledger, self._reply_key(fresh), self._keys.workers, self._keys.cancels],
+            args,
         )
         match answer[0]:
             case b"mine":
@@ -107,7 +109,9 @@ class RedisLedger:
                 answer = await self._owned(
                     Script.INTEND, before, [after.attempt, self._options.quarantine_ms]
                 )
-                return replace(after, quarantine_until_ms=int(answer[1]))
+                if answer[0] == b"cancelled":
+                    return replace(before, cancel=True)
+                return replace(after, quarantine_until_ms=int(answer[1]), cancel=bool(answer[2]))
             case DispatchPutOff():
                 await self._owned(Script.PUT_OFF, before, [after.attempt])
             case JobAccepted():
@@ -145,7 +149,8 @@ class RedisLedger:
             *self._reply(record, "result"),
         ]
         stream, ledger = self._keys.stream(key.stream), self._keys.message(key)
-        answer = await self._runner.run(Script.SETTLE, [stream, ledger, reply_key, self._keys.dead], args)
+        keys = [stream, ledger, reply_key, self._keys.dead, self._keys.cancels]
+        answer = await self._runner.run(Script.SETTLE, keys, args)
         if answer[0] == b"fenced":
             raise _refused(record, answer)
         return advance(record, ReplyPublished(reply_id=answer[1].decode()))

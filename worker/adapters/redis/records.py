@@ -92,6 +92,7 @@ def decode_record(key: MessageKey, flat: Sequence[bytes] | dict[bytes, bytes]) -
         quarantine_until_ms=number("quarantine_until"),
         shown=text("shown"),
         stopping=text("stopping"),
+        cancel=bool(text("cancel")),
         outcome=_outcome(stored),
         reply_id=text("reply_id"),
     )

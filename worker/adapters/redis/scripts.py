@@ -37,6 +37,7 @@ class Script(Enum):
     TAKE = ("take", False)
     RETIRE = ("retire", False)
     TRIM = ("trim", False)
+    EXPIRE_DEAD = ("expire_dead", False)
 
 
 @dataclass(frozen=True, slots=True)

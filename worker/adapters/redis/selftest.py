@@ -11,6 +11,7 @@ from typing import Any
 
 from redis.exceptions import NoPermissionError, RedisError
 
+from worker.adapters.redis.cancels import RedisCancels
 from worker.adapters.redis.connection import translate
 from worker.adapters.redis.inbox import RedisInbox
 from worker.adapters.redis.leases import LeaseOptions, RedisLeases
@@ -126,6 +127,9 @@ async def _rehearse(redis: Any, runner: ScriptRunner, keys: Keys, clock: Clock) 
     record = await first.keep(record, Progressed(Progress.RUNNING, 0))
     await first.keep(record, StopOrdered(Verdict.CANCELLED, 0))
     await inbox.mine()
+    cancels = RedisCancels(redis, keys, block_ms=1)
+    await cancels.open()
+    await cancels.listen()
 
     await leases_of("first").release()
     (dead,) = await leases_of("second").dead()
@@ -135,13 +139,15 @@ async def _rehearse(redis: Any, runner: ScriptRunner, keys: Keys, clock: Clock) 
     await inbox.fetch([entry.key])
     await leases_of("second").retire()
     await leases_of("second").trim()
+    await leases_of("second").expire_dead(0, 0)
+    await leases_of("second").expire_dead(0, 0)
 
 
 async def _remove(redis: Any, keys: Keys) -> None:
     """Delete what the rehearsal wrote; all of it is known by name except the one message."""
     names = [
-        *(keys.stream("requests"), keys.replies, keys.dead, keys.workers, keys.floor("requests")),
-        *(keys.worker("first"), keys.worker("second")),
+        *(keys.stream("requests"), keys.replies, keys.dead, keys.dead_notice, keys.workers),
+        *(keys.floor("requests"), keys.worker("first"), keys.worker("second")),
     ]
     try:
         for name in names:

@@ -1,5 +1,5 @@
 -- ADOPT: make the reader of an entry its owner; a settled one is acknowledged again.
--- KEYS: request stream, ledger, reply stream, workers
+-- KEYS: request stream, ledger, reply stream, workers, cancels
 -- ARGV: group, owner, entry ID, ledger version, reply maxlen, n, n ledger fields and values, reply fields
 -- Returns: {'mine', ledger...} | {'settled'} | {'elsewhere'} | {'not_pending'} | {'unreadable', version}
 local group, owner, id, version = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -32,4 +32,7 @@ if not state then
   redis.call('HSET', KEYS[2], 'v', version, 'state', 'received', 'owner', owner, 'fence', 1,
     'received_at', integer(now_ms()))
 end
+-- Ordered before there was a ledger to mark.
+local ordered = redis.call('ZSCORE', KEYS[5], KEYS[2])
+if ordered then redis.call('HSET', KEYS[2], 'cancel', ordered) end
 return {'mine', redis.call('HGETALL', KEYS[2])}

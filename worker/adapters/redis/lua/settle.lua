@@ -1,5 +1,5 @@
 -- FINALIZE: the only place where a final reply appears; with it the dead letter and the acknowledgement.
--- KEYS: request stream, ledger, reply stream, dead-letter stream
+-- KEYS: request stream, ledger, reply stream, dead-letter stream, cancels
 -- ARGV: group, entry ID, owner, fence, seq in memory, reply maxlen, retention milliseconds,
 --       n, n ledger fields and values, m, m dead-letter fields and values (0: none), reply fields
 -- Returns: {'ok', reply ID, seq} | {'settled', reply ID, seq} | {'fenced', ...}
@@ -24,6 +24,8 @@ local reply = slice(at, #ARGV)
 
 local original = {}
 if #dead > 0 then
+  -- A script is not rolled back: that this key cannot take a dead letter must show before the first write.
+  redis.call('XLEN', KEYS[4])
   local found = redis.call('XRANGE', KEYS[1], id, id)
   original = found[1] and found[1][2] or {}
 end
@@ -39,7 +41,9 @@ if #dead > 0 then
 end
 redis.call('HSET', KEYS[2], 'state', 'settled', 'reply_id', reply_id, 'seq', integer(seq),
   'finished_at', integer(now_ms()), unpack(ledger))
-redis.call('HDEL', KEYS[2], 'owner', 'fence', 'shown', 'stopping', 'quarantine_until', 'placed_at')
+redis.call('HDEL', KEYS[2], 'owner', 'fence', 'shown', 'stopping', 'cancel', 'quarantine_until',
+  'placed_at')
+redis.call('ZREM', KEYS[5], KEYS[2])
 redis.call('PEXPIRE', KEYS[2], ARGV[7])
 redis.call('XACK', KEYS[1], group, id)
 return {'ok', reply_id, integer(seq)}

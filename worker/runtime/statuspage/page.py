@@ -1,0 +1,211 @@
+"""Renders the first view of the status page: what is going on.
+
+Decides nothing; every value was looked up before, and everything that came from a request is escaped.
+"""
+
+from collections.abc import Sequence
+from urllib.parse import quote
+
+from worker.adapters.redis.survey import WorkerSeen
+from worker.core.reply import Reply
+from worker.runtime.statuspage.frame import (
+    ago,
+    badge,
+    figure,
+    frame,
+    link,
+    mono,
+    note,
+    section,
+    table,
+    verdict_badge,
+)
+from worker.runtime.statuspage.html import Markup, join, tag
+from worker.runtime.statuspage.view import DEAD_LETTERS_SHOWN, InHand, Overview
+from worker.runtime.statuspage.words import UNKNOWN, count, duration
+
+NOTHING = "-"
+
+
+def overview(view: Overview, *, paused: bool) -> str:
+    """The first view; it asks for itself again every few seconds unless `paused`."""
+    return frame(
+        "Dispatch worker",
+        view.worker,
+        view.version,
+        view.at_ms,
+        _state(view),
+        _figures(view),
+        _streams(view),
+        _in_flight(view),
+        tag("div", _results(view), _dead_letters(view), class_="pair"),
+        _workers(view),
+        refresh="paused" if paused else "on",
+    )
+
+
+def _state(view: Overview) -> Markup:
+    if not view.not_ready:
+        state = badge("good", "Ready"), " This worker takes new work."
+    elif view.draining:
+        state = badge("warn", "Leaving"), " It reads nothing new; its messages go to other replicas."
+    else:
+        state = badge("bad", "Not ready"), " It takes no new work now:"
+    reasons = [tag("li", tag("b", name), f": {reason}") for name, reason in view.not_ready.items()]
+    return tag("div", tag("p", *state), reasons and tag("ul", *reasons), class_="state", role="status")
+
+
+def _figures(view: Overview) -> Markup:
+    backlog = view.backlog.value
+    streams = list(backlog.streams.values()) if backlog else []
+    lags = [stream.lag for stream in streams]
+    lag = sum(known for known in lags if known is not None) if streams and None not in lags else None
+    ages = [stream.oldest_pending_seconds for stream in streams if stream.oldest_pending_seconds is not None]
+    workers, dead = (backlog.workers, backlog.dead_letters) if backlog else (None, None)
+    return tag(
+        "dl",
+        figure("Waiting", count(lag), "entries no worker was given yet"),
+        figure("Oldest open", duration(max(ages, default=None)), "message given to a worker, not settled"),
+        figure(
+            "In flight here",
+            count(view.in_flight),
+            f"of at most {count(view.in_flight_limit)}",
+            meter=(view.in_flight, view.in_flight_limit),
+        ),
+        figure("Workers alive", count(workers), "replicas of this group", tone="bad" if workers == 0 else ""),
+        figure("Dead letters", count(dead), "waiting for a person", tone="bad" if dead else ""),
+        class_="figures",
+        aria_label="Key figures",
+    )
+
+
+def _streams(view: Overview) -> Markup:
+    streams = view.backlog.value.streams if view.backlog.value else {}
+    return section(
+        "Streams",
+        view.backlog.missing,
+        table(
+            "Request streams, shared by all replicas",
+            ("Stream", "Waiting|n", "In workers' hands|n", "Oldest of those|n"),
+            [
+                (
+                    mono(name),
+                    count(stream.lag),
+                    count(stream.pending),
+                    duration(stream.oldest_pending_seconds) if stream.pending != 0 else NOTHING,
+                )
+                for name, stream in streams.items()
+            ],
+        ),
+    )
+
+
+def _in_flight(view: Overview) -> Markup:
+    left_out = view.in_flight - len(view.messages)
+    return section(
+        "Jobs in flight on this worker",
+        "",
+        table(
+            "The oldest first",
+            ("Message", "Job", "State", "Age|n", "Dispatched job"),
+            [
+                (
+                    _message_link(one.key.stream, one.key.id),
+                    one.job or UNKNOWN,
+                    _in_hand_state(one),
+                    duration(one.age_seconds),
+                    link(one.job_url, mono(one.dispatched_job_id)) if one.dispatched_job_id else NOTHING,
+                )
+                for one in view.messages
+            ],
+        ),
+        note(f"{count(left_out)} more are not shown.") if left_out > 0 else None,
+    )
+
+
+def _in_hand_state(one: InHand) -> Markup:
+    words: list[object] = [badge("plain", one.state)]
+    if one.stopping:
+        words += [" ", badge("warn", f"being stopped: {one.stopping}")]
+    if one.retries:
+        words += [" ", badge("warn", f"{one.retries} tries failed")]
+    return join(words)
+
+
+def _results(view: Overview) -> Markup:
+    return section(
+        "Recent results",
+        view.results.missing,
+        table(
+            "Newest first; of the shared reply stream",
+            ("Message", "Job", "Verdict", "Exit code|n", "When|n"),
+            [
+                (
+                    _message_link(reply.stream, reply.id),
+                    reply.job or UNKNOWN,
+                    _verdict(reply),
+                    NOTHING if reply.exit_code is None else str(reply.exit_code),
+                    ago(reply.at, view.at_ms),
+                )
+                for reply in view.results.value or ()
+            ],
+        ),
+    )
+
+
+def _verdict(reply: Reply) -> Markup:
+    verdict = reply.verdict.value if reply.verdict else UNKNOWN
+    code = reply.error_code
+    # The code says more than the verdict only where it is not just its name again.
+    more = tag("small", code) if code and code != f"job.{verdict}" else None
+    return join((verdict_badge(reply.verdict), " ", more))
+
+
+def _dead_letters(view: Overview) -> Markup:
+    total = view.backlog.value.dead_letters if view.backlog.value else None
+    letters = view.dead_letters.value or ()
+    newest = {(letter.verdict, letter.code): letter for letter in reversed(letters)}
+    partial = total is not None and total > len(letters) >= DEAD_LETTERS_SHOWN
+    return section(
+        "Dead letters",
+        view.dead_letters.missing,
+        table(
+            f"By reason, of the last {count(len(letters))}" if partial else "By reason",
+            ("Reason", "Count|n", "Newest"),
+            [
+                (
+                    join((badge("bad", verdict), " ", tag("small", code))),
+                    count(number),
+                    _message_link(newest[verdict, code].key.stream, newest[verdict, code].key.id),
+                )
+                for verdict, code, number in view.dead_by_reason
+            ],
+        ),
+    )
+
+
+def _workers(view: Overview) -> Markup:
+    return section(
+        "Workers",
+        view.workers.missing,
+        table(
+            "Replicas and their leases",
+            ("Name", "Lease", "Version"),
+            [_worker(worker, view.worker) for worker in view.workers.value or ()],
+        ),
+    )
+
+
+def _worker(worker: WorkerSeen, this: str) -> Sequence[object]:
+    left = worker.lease_remaining_seconds
+    lease = (
+        join((badge("good", "alive"), f" for {duration(left)} more"))
+        if left > 0
+        else join((badge("bad", "over"), f" for {duration(-left)}; its messages are being taken over"))
+    )
+    name = join((mono(worker.name), tag("small", " this one") if worker.name == this else None))
+    return name, lease, worker.about.get("version", UNKNOWN)
+
+
+def _message_link(stream: str, entry_id: str) -> Markup:
+    return link(f"/status?id={quote(f'{stream}:{entry_id}', safe='')}", mono(entry_id))
