@@ -30,9 +30,10 @@ MAY_IMPORT = {
     "adapters": CORE | {"ports"},
     "settings": CORE,
     "client": CORE | {"adapters.redis.connection", "adapters.redis.records"},
+    "deadletter": CORE | {"client"},
     "runtime": CORE | {"ports", "flow", "adapters", "settings"},
     "dev": CORE | {"ports", "adapters", "settings", "runtime", "client"},
-    "cli": CORE | {"ports", "adapters", "settings", "runtime", "client", "dev"},
+    "cli": CORE | {"ports", "adapters", "settings", "runtime", "client", "deadletter", "dev"},
 }
 """Part to parts, besides itself and the version; `testing` offers `dev` to users."""
 

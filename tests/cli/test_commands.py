@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 
 import httpx
@@ -106,14 +106,17 @@ def test_wrong_arguments_are_explained(arguments: list[str]) -> None:
 async def alive() -> AsyncIterator[tuple[Health, dict[str, str]]]:
     """A worker's server, and the variables of a command that asks it."""
 
-    async def no_metrics() -> bytes:
-        return b""
+    async def no_metrics(_accept: str) -> tuple[bytes, str]:
+        return b"", "text/plain"
+
+    async def no_page(_query: Mapping[str, str]) -> str:
+        return ""
 
     async def no_status() -> dict[str, str]:
         return {}
 
     health = Health(30)
-    server = HttpServer(Listen("127.0.0.1", 0), health, no_metrics, no_status)
+    server = HttpServer(Listen("127.0.0.1", 0), health, no_metrics, no_status, no_page)
     task = asyncio.create_task(server.run())
     await asyncio.wait_for(server.serving.wait(), SOON)
     yield health, {"WORKER_HTTP_ADDR": f":{server.port}"}

@@ -217,7 +217,7 @@ async def test_an_end_before_any_placement_is_an_error(stage: Stage, verdict: Ve
     assert result.stdout.endswith(f'Job "{JOB}" ended: {verdict.value}\n')
 
 
-async def test_a_tokens_repeat_prints_the_first_job_and_no_evaluation(stage: Stage) -> None:
+async def test_a_tokens_repeat_names_the_first_job(stage: Stage) -> None:
     words = ("dispatch", "-idempotency-token", "tok", "render")
     first = Command(stage, *words, "--detach")
     sent = await first.request()
@@ -230,7 +230,8 @@ async def test_a_tokens_repeat_prints_the_first_job_and_no_evaluation(stage: Sta
     by_ledger = await Command(stage, *words).ended()
 
     for repeat in (by_reply, by_ledger):
-        assert (repeat.exit_code, repeat.stdout, repeat.stderr) == (0, f"Dispatched Job ID = {JOB}\n", "")
+        told = f'Job "{JOB}" already dispatched with idempotency token "tok".\n'
+        assert (repeat.exit_code, repeat.stdout, repeat.stderr) == (0, told, "")
     assert len(await stage.requests()) == 1
 
 

@@ -153,6 +153,27 @@ def test_a_job_that_cannot_be_placed_reads_as_nomads_command_says_it(title: str,
     assert monitor.placement is Placement.FAILED
 
 
+@pytest.mark.parametrize(("seen", "earlier"), [(["placed"], "pending"), (["placed", "running"], "running")])
+def test_a_change_of_status_names_the_earlier_one(seen: list[str], earlier: str) -> None:
+    ids = {"dispatched_job_id": "j/dispatch-1", "eval_id": "9fff6706"}
+    # As `core.progress` tells of a live allocation: its status is the step.
+    live = {"allocation": "a-1", "node_id": "n-1", "group": "g"}
+    monitor = Monitor()
+    for kind in seen:
+        monitor.lines(reply(kind, **ids, data=live))
+
+    lines = monitor.lines(
+        reply(
+            "result",
+            **ids,
+            verdict=Verdict.FAILED,
+            data={"allocations": [{**live, "client_status": "failed"}]},
+        )
+    )
+
+    assert lines == [f'    : Allocation "a-1" status changed: "{earlier}" -> "failed"']
+
+
 def test_all_reasons_have_words() -> None:
     assert placement_reasons({"nodes_available": {"dc1": 0, "dc2": 3}, "quota_exhausted": ["cpu"]}) == [
         "No nodes were eligible for evaluation",

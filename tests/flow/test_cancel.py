@@ -8,11 +8,12 @@ import pytest
 from tests.flow.test_dispatch import World, raises
 from tests.flow.world import HandClock, message, settle
 from worker.core.lifecycle import Ended, JobAccepted, StopOrdered, advance
-from worker.core.model import MessageKey, Phase, Place, Verdict
-from worker.errors import NomadTimeout, RedisUnavailable
+from worker.core.model import MessageKey, Order, Phase, Place, Verdict
+from worker.errors import NomadDenied, NomadTimeout, RedisUnavailable
 from worker.flow.cancel import CHECK_SECONDS, CancelFeed
 from worker.flow.children import Children
 from worker.flow.dispatch import CANCELLED
+from worker.flow.message import Message
 from worker.flow.watch import Watch
 
 pytestmark = pytest.mark.anyio
@@ -66,12 +67,41 @@ async def test_a_dispatch_that_made_no_job_ends_as_cancelled_once_none_can_appea
     await world.clock.pass_(16)
     assert not sending.done()
     await world.clock.pass_(4)
-    told.record = advance(told.record, await sending)
-    fact = await world.dispatch.send(told, told.record)
 
-    assert fact == Ended(CANCELLED)
+    assert await sending == Ended(CANCELLED)
     assert len(world.nomad.orders) == 1
     assert world.nomad.lookups == 2
+
+
+def looked_for(world: World) -> Message:
+    """Cancelled when a first look, right after an unanswered request, had found nothing."""
+    told = message(Phase.DISPATCHING, quarantine_until_ms=world.clock.now_ms() + 16_000)
+    told.unsure, told.looked, told.cancel_told = True, True, True
+    return told
+
+
+async def test_a_job_that_appears_after_the_first_look_is_found_all_the_same(world: World) -> None:
+    told = looked_for(world)
+    assert told.record is not None
+    sending = asyncio.create_task(world.dispatch.send(told, told.record))
+    await settle()
+    assert (world.nomad.lookups, sending.done()) == (1, False)
+
+    # Nomad comes round to the request only now.
+    world.nomad.create(Order(Place("", "default"), "render", token="1-0"))
+    await world.clock.pass_(16)
+
+    assert isinstance(await sending, JobAccepted)
+    assert world.nomad.orders == []
+
+
+async def test_who_may_not_list_jobs_asks_by_dispatching_so_that_the_job_can_be_stopped(world: World) -> None:
+    world.nomad.lookup_error = NomadDenied("no list-jobs")
+
+    done = await world.dispatches(looked_for(world))
+
+    assert done.phase is Phase.RUNNING
+    assert len(world.nomad.orders) == 1
 
 
 async def test_a_running_job_is_ordered_to_stop_once(world: World) -> None:

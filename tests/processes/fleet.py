@@ -1,12 +1,13 @@
 """Real worker processes on a real Redis and the simulator, to be killed, paused and stopped by tests."""
 
 import asyncio
+import itertools
 import json
 import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,10 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ConstantBackoff
 
 from worker.core.keys import Keys
 from worker.core.reply import Reply, decode_reply
@@ -23,7 +27,8 @@ from worker.dev.simulator import Simulator
 
 KEYS = Keys("{dispatch}")
 STREAM = KEYS.stream("requests")
-READY_SECONDS = 30.0
+READY_SECONDS = 40.0
+ROOT = Path(__file__).resolve().parents[2]
 
 
 async def until(fact: Callable[[], Awaitable[bool]], seconds: float, what: str) -> float:
@@ -46,6 +51,16 @@ class WorkerProcess:
     log: Path
     http: str
 
+    @property
+    def running(self) -> bool:
+        return self.process.returncode is None
+
+    @property
+    def paused(self) -> bool:
+        """Whether it is stopped by SIGSTOP, by whomever."""
+        stat = Path(f"/proc/{self.process.pid}/stat").read_text()
+        return stat.rpartition(")")[2].split()[0] in {"T", "t"}
+
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
 
@@ -59,31 +74,76 @@ class WorkerProcess:
         self.process.send_signal(signal.SIGCONT)
 
     async def ended(self, seconds: float) -> int:
-        async with asyncio.timeout(seconds):
-            return await self.process.wait()
+        """Wait for its end; returns the exit code, or minus the signal that ended it."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self.process.wait()
+        except TimeoutError:
+            pytest.fail(f"{self.name} did not end within {seconds:g} s; its log:\n{self.log.read_text()[-4000:]}")
+
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        """Its log lines with this event so far."""
+        lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        return [line for line in lines if line.get("event") == event]
+
+    async def get(self, path: str) -> httpx.Response:
+        """Ask its own HTTP server."""
+        async with httpx.AsyncClient() as http:
+            return await http.get(f"{self.http}{path}", timeout=5)
+
+    async def metric(self, name: str, **labels: str) -> float:
+        """The sum over a metric's samples with these labels; 0 where there is none."""
+        samples = text_string_to_metric_families((await self.get("/metrics")).text)
+        return sum(
+            sample.value
+            for family in samples
+            for sample in family.samples
+            if sample.name == f"dispatch_worker_{name}" and labels.items() <= sample.labels.items()
+        )
+
+    async def not_ready(self) -> dict[str, str]:
+        """Why it takes no new work; empty: it does."""
+        reasons: dict[str, str] = (await self.get("/readyz")).json()["reasons"]
+        return reasons
 
 
 @dataclass
 class Fleet:
     """What the tests ask and do."""
 
-    server: EmbeddedRedis
     nomad: Simulator
-    redis: Redis
+    redis: Any
+    """A client of this test's own."""
+    url: str
+    """What the workers are given as REDIS_URL."""
     folder: Path
     environment: Mapping[str, str]
     workers: list[WorkerProcess] = field(default_factory=list)
+    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    embedded: EmbeddedRedis | None = None
 
-    async def start(self, **settings: str) -> WorkerProcess:
-        """Start a worker and wait until it is ready."""
-        name = f"w{len(self.workers) + 1}"
-        port = await _free_port()
+    @property
+    def server(self) -> EmbeddedRedis:
+        """The one Redis, where there is just one."""
+        assert self.embedded is not None
+        return self.embedded
+
+    async def start(
+        self,
+        *,
+        program: Sequence[str] = ("-m", "worker", "run"),
+        wait: bool = True,
+        **settings: str,
+    ) -> WorkerProcess:
+        """Start a worker and, unless told otherwise, wait until it is ready."""
+        name = f"w{next(self._numbers)}"
+        port = await free_port()
         log = self.folder / f"{name}.log"
         environment = {
             "PATH": os.environ["PATH"],
             "HOME": os.environ.get("HOME", "/"),
             "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
-            "REDIS_URL": self.server.url,
+            "REDIS_URL": self.url,
             "NOMAD_ADDR": self.nomad.address,
             "WORKER_NAME": name,
             "WORKER_HTTP_ADDR": f"127.0.0.1:{port}",
@@ -92,16 +152,24 @@ class Fleet:
         }
         with log.open("wb") as out:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "worker", "run"), stdout=out, stderr=out, env=environment
+                sys.executable, *program, stdout=out, stderr=out, env=environment, cwd=ROOT
             )
-        worker = WorkerProcess(name, process, log, f"http://127.0.0.1:{port}")
+        address = settings.get("WORKER_HTTP_ADDR", f"127.0.0.1:{port}")
+        worker = WorkerProcess(settings.get("WORKER_NAME", name), process, log, f"http://{address}")
         self.workers.append(worker)
-        await until(lambda: self._ready(worker), READY_SECONDS, f"{name} is ready; see its log:\n{log}")
+        if wait:
+            await self.ready(worker)
         return worker
+
+    async def ready(self, worker: WorkerProcess) -> float:
+        """Wait until a worker is ready; returns how long it took."""
+        what = f"{worker.name} is ready; see its log:\n{worker.log}"
+        return await until(lambda: self._ready(worker), READY_SECONDS, what)
 
     async def send(self, **fields: str | bytes) -> str:
         """Add one request; returns its message ID."""
-        return (await self.redis.xadd(STREAM, dict(fields))).decode()
+        message_id: bytes = await self.redis.xadd(STREAM, dict(fields))
+        return message_id.decode()
 
     async def replies(self) -> list[Reply]:
         """All replies so far."""
@@ -182,7 +250,7 @@ class Fleet:
             return False
 
 
-async def _free_port() -> int:
+async def free_port() -> int:
     server = await asyncio.start_server(lambda _r, w: w.close(), "127.0.0.1", 0)
     port: int = server.sockets[0].getsockname()[1]
     server.close()
@@ -191,19 +259,43 @@ async def _free_port() -> int:
 
 
 @asynccontextmanager
-async def fleet(
-    folder: Path, jobs: list[dict[str, Any]], environment: Mapping[str, str] | None = None
+async def crew(
+    nomad: Simulator, redis: Any, url: str, folder: Path, environment: Mapping[str, str]
 ) -> AsyncIterator[Fleet]:
-    """A Redis and a Nomad without workers; workers started on them are killed at the end."""
-    async with EmbeddedRedis() as server, Simulator(jobs=jobs) as nomad:
-        redis = Redis.from_url(server.url)
-        made = Fleet(server, nomad, redis, folder, environment or {})
-        try:
+    """A fleet on a Redis and a Nomad that are there already; its workers are killed at the end."""
+    made = Fleet(nomad, redis, url, folder, environment)
+    try:
+        yield made
+    finally:
+        for worker in made.workers:
+            if worker.running:
+                worker.resume()
+                worker.kill()
+                await worker.process.wait()
+
+
+@asynccontextmanager
+async def fleet(
+    folder: Path,
+    jobs: list[dict[str, Any]],
+    environment: Mapping[str, str] | None = None,
+    *,
+    server_args: Sequence[str] = (),
+    **nomad_options: Any,
+) -> AsyncIterator[Fleet]:
+    """A Redis and a Nomad without workers; workers started on them are killed at the end.
+
+    Args:
+        folder: for logs and files.
+        jobs: job specifications in the API's shape.
+        environment: settings of every worker.
+        server_args: of the Redis server.
+        **nomad_options: as of `Simulator`.
+    """
+    async with EmbeddedRedis(args=server_args) as server, Simulator(jobs=jobs, **nomad_options) as nomad:
+        # Connections that a restart of the server broke are no fault of the test's.
+        redis = Redis.from_url(server.url, retry=Retry(ConstantBackoff(0.05), 5))
+        async with crew(nomad, redis, server.url, folder, environment or {}) as made:
+            made.embedded = server
             yield made
-        finally:
-            for worker in made.workers:
-                if worker.process.returncode is None:
-                    worker.resume()
-                    worker.kill()
-                    await worker.process.wait()
-            await redis.aclose()
+        await redis.aclose()

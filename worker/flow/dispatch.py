@@ -66,6 +66,7 @@ class Dispatch:
         self._instruments = instruments
         self._slots = asyncio.Semaphore(concurrency)
         self._max_takeovers = max_takeovers
+        self._may_list = True
 
     async def prepare(self, message: Message, record: Record) -> Fact:
         """The step from RECEIVED: wait for one's turn, then intend.
@@ -95,7 +96,7 @@ class Dispatch:
         if message.cancelled and not message.unsure:
             # Nothing was sent since the intent.
             return Ended(CANCELLED)
-        if message.cancelled:
+        if message.cancelled and self._may_list:
             # What was sent may still make a job: it is looked for once more, after the quarantine.
             message.looked = False
         await self._take_slot(message, record)
@@ -190,16 +191,22 @@ class Dispatch:
         if job_id is not None:
             self._gate.succeeded()
             return JobAccepted(job_id, record.eval_id, self._clock.now_ms())
+        if message.cancelled and ends_undispatched and self._may_list:
+            return Ended(CANCELLED)
         self._refuse_poison(record)
         message.looked = True
         return Intended(self._clock.now_ms())
 
     async def _find(self, record: Record) -> str | None:
         try:
-            return await self._nomad.find_by_token(record.routing.place, record.routing.job, record.token)
+            found = await self._nomad.find_by_token(record.routing.place, record.routing.job, record.token)
         except NomadDenied:
-            # Without list-jobs the dispatch itself tells: it answers with the job that has the token.
+            # Without list-jobs the dispatch itself tells: it answers with the job that has the token. That
+            # holds for a cancelled message too, whose job is then stopped.
+            self._may_list = False
             return None
+        self._may_list = True
+        return found
 
     def _failed(self, message: Message, error: NomadUnavailable | NomadDenied) -> None:
         message.failures += 1

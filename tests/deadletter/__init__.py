@@ -1,0 +1,1 @@
+"""Dead letters: what may be done to them, and what may happen meanwhile."""

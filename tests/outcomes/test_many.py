@@ -1,0 +1,113 @@
+"""Thousands of jobs in flight on one worker while its event streams are cut: every verdict is right.
+
+The worker and the simulator are processes of their own; connections are counted in Linux's own tables.
+"""
+
+import asyncio
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.outcomes.crowd import Crowd, crowd
+from tests.processes.jobs import scripted
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.processes,
+    pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="counts connections in /proc"),
+]
+
+SLOTS = 16
+READERS = 8
+"""Reads of the watch at once, beside the dispatches."""
+MORE_CONNECTIONS = 4
+STOP_CONCURRENCY = 8
+
+KINDS = {
+    "good": ("succeeded", 0, ""),
+    "bad": ("failed", 3, "job.failed"),
+    "oom": ("oom_killed", 137, "job.oom_killed"),
+    "stopped": ("stopped", None, "job.stopped"),
+}
+"""Verdict, exit code and error code of each kind of request."""
+SHARES = (72, 15, 8, 5)
+
+
+def oom(job_id: str) -> dict[str, Any]:
+    """A job whose task is ended by the out-of-memory killer after a time."""
+    job = scripted(job_id)
+    task = job["TaskGroups"][0]["Tasks"][0]
+    task["Config"] = {"run_for": "${NOMAD_META_run_for}", "oom_killed": True}
+    return job
+
+
+def request(kind: str, seconds: float) -> tuple[str, dict[str, str]]:
+    """One request of a kind, whose job runs that long unless an operator stops it."""
+    run_for = "3600s" if kind == "stopped" else f"{seconds:.2f}s"
+    job = "oom" if kind == "oom" else "render"
+    return job, {"run_for": run_for, **({"exit_code": "3"} if kind == "bad" else {})}
+
+
+@pytest.mark.parametrize(
+    ("count", "run_seconds", "most_seconds_between_cuts"),
+    [
+        pytest.param(500, 6.0, 1.0, id="500"),
+        pytest.param(10_000, 42.0, 3.0, id="10000", marks=pytest.mark.slow),
+    ],
+)
+async def test_every_verdict_is_right_while_event_streams_are_cut(
+    tmp_path: Path, count: int, run_seconds: float, most_seconds_between_cuts: float
+) -> None:
+    chance = random.Random(count)
+    kinds = chance.choices(list(KINDS), SHARES, k=count)
+    settings = {
+        "WORKER_MAX_IN_FLIGHT": str(count),
+        "WORKER_DISPATCH_CONCURRENCY": str(SLOTS),
+        "WORKER_SWEEP_SECONDS": "10",
+    }
+    async with crowd(tmp_path, [scripted("render"), oom("oom")], **settings) as here:
+        background = [
+            asyncio.create_task(here.cut_streams(chance, most_seconds_between_cuts)),
+            asyncio.create_task(here.count_connections()),
+        ]
+        wanted = [request(kind, run_seconds + chance.uniform(0, run_seconds / 4)) for kind in kinds]
+        kind_of = dict(zip(await here.send(wanted), kinds, strict=True))
+        await here.until("dispatched", count, 60)
+        assert here.told["result"] == 0, "some ended before all were under way: this machine is too slow"
+        await stop_all(here, [message_id for message_id, kind in kind_of.items() if kind == "stopped"])
+        await here.until("result", count, 60)
+        for task in background:
+            task.cancel()
+        await asyncio.wait(background)
+        for task in background:
+            assert task.cancelled(), task.exception()
+
+        told = {
+            message_id: (final.verdict, final.exit_code, final.error_code)
+            for message_id, final in here.finals.items()
+        }
+        assert told == {message_id: KINDS[kind] for message_id, kind in kind_of.items()}
+        assert here.told["result"] == count
+        assert await here.dispatches() == Counter(kind_of.keys())
+        assert here.cuts >= 3
+        assert max(here.connections) <= SLOTS + READERS + MORE_CONNECTIONS
+        print(  # noqa: T201 - the figures are what one wants to see of this test with -s
+            f"\n{count} in flight: {here.cpu_seconds:.1f} s CPU, {here.resident_mb:.0f} MB resident, "
+            f"{max(here.connections)} connections at most, {here.cuts} cuts"
+        )
+
+
+async def stop_all(here: Crowd, message_ids: list[str]) -> None:
+    """Stop the jobs of these messages as an operator does, a few at a time."""
+    places = asyncio.Semaphore(STOP_CONCURRENCY)
+
+    async def stop(message_id: str) -> None:
+        async with places:
+            await here.stop_job(here.children[message_id])
+
+    async with asyncio.TaskGroup() as stopping:
+        for message_id in message_ids:
+            stopping.create_task(stop(message_id))

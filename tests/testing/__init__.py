@@ -1,0 +1,1 @@
+"""The test kit, used as its users do."""
