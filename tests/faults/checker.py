@@ -79,12 +79,15 @@ def violations(found: Evidence) -> list[str]:
 
 
 def _replies_once_and_in_order(found: Evidence) -> list[str]:
-    faults = []
     finals = Counter(reply.id for reply in found.replies if reply.final)
-    for message_id in found.sent:
-        if finals[message_id] != 1:
-            faults.append(f"{message_id} has {finals[message_id]} final replies")
-    faults += [f"a final reply to {message_id}, which was never sent" for message_id in finals.keys() - found.sent]
+    faults = [
+        f"{message_id} has {finals[message_id]} final replies"
+        for message_id in found.sent
+        if finals[message_id] != 1
+    ]
+    faults += [
+        f"a final reply to {message_id}, which was never sent" for message_id in finals.keys() - found.sent
+    ]
     by_message: dict[str, list[Reply]] = {}
     for reply in found.replies:
         by_message.setdefault(reply.id, []).append(reply)
@@ -100,7 +103,9 @@ def _replies_once_and_in_order(found: Evidence) -> list[str]:
 def _one_child_per_token(found: Evidence) -> list[str]:
     tokens = Counter(child.token for child in found.children)
     faults = [f"{count} jobs for the token {token!r}" for token, count in tokens.items() if count > 1]
-    faults += [f"a job for the token {token!r} that no message has" for token in tokens if token not in found.sent]
+    faults += [
+        f"a job for the token {token!r} that no message has" for token in tokens if token not in found.sent
+    ]
     return faults
 
 
@@ -112,11 +117,15 @@ def _no_false_success(found: Evidence) -> list[str]:
             continue
         child, told = children.get(reply.id), found.sent.get(reply.id)
         if reply.verdict == "succeeded" and (child is None or told != 0 or any(child.exit_codes)):
-            faults.append(f"{reply.id} is said to have succeeded; its task was told {told}, Nomad has {child}")
+            faults.append(
+                f"{reply.id} is said to have succeeded; its task was told {told}, Nomad has {child}"
+            )
         if child is not None and reply.dispatched_job_id not in {"", child.job_id}:
             faults.append(f"{reply.id} is answered with {reply.dispatched_job_id}, its job is {child.job_id}")
         if reply.verdict == "failed" and reply.exit_code != told:
-            faults.append(f"{reply.id} is said to have failed with {reply.exit_code}, its task was told {told}")
+            faults.append(
+                f"{reply.id} is said to have failed with {reply.exit_code}, its task was told {told}"
+            )
     return faults
 
 

@@ -29,3 +29,10 @@ async def patient_world(tmp_path: Path) -> AsyncIterator[Fleet]:
     """The same with every time as it is shipped, to measure against the promise."""
     async with fleet(tmp_path, [scripted("render"), held("held")]) as made:
         yield made
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """These kill, pause and cut off whole processes: minutes of waiting, run by `make test-slow`."""
+    for item in items:
+        if "faults" in item.path.parent.name:
+            item.add_marker(pytest.mark.slow)

@@ -1,7 +1,7 @@
 """A worker with faults planned at named calls of its ports: it is killed, paused or hung exactly there.
 
-`python -m tests.faults.crashing_worker` runs the product's own daemon; only the adapters that `wiring` puts in
-are replaced, by subclasses that carry out the plan in `FAULT_PLAN`.
+`python -m tests.faults.crashing_worker` runs the product's own daemon; only the adapters that `wiring` puts
+in are replaced, by subclasses that carry out the plan in `FAULT_PLAN`.
 """
 
 import asyncio

@@ -122,7 +122,9 @@ async def _let_go(worker: WorkerProcess) -> bool:
     return await worker.metric("in_flight") == 0
 
 
-async def test_F06_c14_a_dispatch_sent_by_a_worker_that_slept_too_long_makes_no_second_job(world: Fleet) -> None:
+async def test_F06_c14_a_dispatch_sent_by_a_worker_that_slept_too_long_makes_no_second_job(
+    world: Fleet,
+) -> None:
     sleeper, taker = await asyncio.gather(
         start_with(world, step("nomad.dispatch", "pause", "before")), start_with(world, DEAF)
     )
@@ -251,7 +253,9 @@ async def _beaten(world: Fleet, name: str, since: int, milliseconds: int) -> boo
     return await _beats(world, name) >= since + milliseconds
 
 
-async def test_F20_c25_a_message_that_kills_its_workers_is_buried_before_it_kills_them_all(world: Fleet) -> None:
+async def test_F20_c25_a_message_that_kills_its_workers_is_buried_before_it_kills_them_all(
+    world: Fleet,
+) -> None:
     message_id = await world.send(job="render")
     deadly = step("ledger.keep:Intended", "kill", "before", nth=0)
     victims = 0

@@ -36,7 +36,10 @@ FAULTY: dict[str, tuple[dict[str | bytes, str | bytes], str]] = {
     "a deadline that is none": ({"job": "render", "deadline": "soon"}, "request.field_invalid"),
     "a namespace not served": ({"job": "render", "namespace": "secret"}, "request.place_not_configured"),
     "a version from the future": ({"job": "render", "v": "99"}, "request.version_unknown"),
-    "the worker's own keys": ({"job": "render", "reply_to": "{dispatch}:requests"}, "request.reply_to_invalid"),
+    "the worker's own keys": (
+        {"job": "render", "reply_to": "{dispatch}:requests"},
+        "request.reply_to_invalid",
+    ),
     "somebody else's keys": ({"job": "render", "reply_to": "../../etc"}, "request.reply_to_invalid"),
     "a path out of the jobs": ({"job": "../system/gc"}, "nomad.job_unknown"),
     "a path, escaped": ({"job": "..%2f..%2fsystem%2fgc"}, "nomad.job_unknown"),
@@ -79,7 +82,8 @@ KNOWN = [
 ODD = st.sampled_from(
     [
         b"", b"render", b"..", b"/", b"%2f", b"render/dispatch", b"a?b", b"{}", b'{"a":"b"}', b"[]", b"null",
-        b"NaN", b"-1", b"1e999", b"9" * 400, b"true", b"2001-01-01T00:00:00Z", b"\x00", b"\xff", b"{dispatch}:dead",
+        b"NaN", b"-1", b"1e999", b"9" * 400, b"true", b"2001-01-01T00:00:00Z", b"\x00", b"\xff",
+        b"{dispatch}:dead",
         b"default", b"1", b"0", DEEP, b"x" * 20_000, "\u202e\u0000".encode(), b'{"\\ud800":"x"}',
     ]
 )  # fmt: skip
@@ -89,7 +93,11 @@ ENTRIES = st.dictionaries(
     st.one_of(ODD, st.binary(max_size=200), st.text(max_size=50).map(lambda text: text.encode())),
     min_size=1,
     max_size=12,
-).map(lambda fields: {name: value for name, value in fields.items() if name != b"not_before"} or {b"job": b"render"})
+).map(
+    lambda fields: (
+        {name: value for name, value in fields.items() if name != b"not_before"} or {b"job": b"render"}
+    )
+)
 
 
 def entries(count: int) -> list[Fields]:
@@ -146,4 +154,4 @@ async def _none_pending(world: Fleet) -> bool:
     if not await world.redis.exists(STREAM):
         return False
     (group,) = await world.redis.xinfo_groups(STREAM)
-    return group["pending"] == 0 and group["lag"] == 0
+    return bool(group["pending"] == 0 and group["lag"] == 0)

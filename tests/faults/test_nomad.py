@@ -1,6 +1,5 @@
 """Nomad is down, leaderless, slow, crowded, or does not know the worker's token any more."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -96,7 +95,9 @@ async def test_F25_a_nomad_behind_a_slow_network_is_slow_and_nothing_else(world:
         await all_is_well(world, dict.fromkeys(sent, 0))
 
 
-async def test_F25_a_nomad_that_went_silent_is_noticed_and_watched_again_when_it_is_back(world: Fleet) -> None:
+async def test_F25_a_nomad_that_went_silent_is_noticed_and_watched_again_when_it_is_back(
+    world: Fleet,
+) -> None:
     async with proxied(int(world.nomad.address.rpartition(":")[2])) as network:
         worker = await world.start(
             NOMAD_ADDR=f"http://127.0.0.1:{network.port}", WORKER_EVENT_HEARTBEAT_SECONDS="5"

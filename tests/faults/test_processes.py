@@ -32,7 +32,9 @@ async def test_F10_a_blocked_event_loop_gives_its_messages_up(world: Fleet) -> N
     await all_is_well(world, {message_id: 0})
 
 
-async def test_F10_a_hung_loop_in_a_living_process_fails_its_probe_and_gives_up_the_lease(world: Fleet) -> None:
+async def test_F10_a_hung_loop_in_a_living_process_fails_its_probe_and_gives_up_the_lease(
+    world: Fleet,
+) -> None:
     hung, other = await asyncio.gather(
         start_with(world, step("inbox.read", "hang", "after", nth=1), WORKER_STALL_SECONDS="5.5"),
         start_with(world, DEAF),
@@ -69,9 +71,8 @@ async def test_F10_the_death_of_a_loop_is_the_death_of_the_process(world: Fleet)
 async def test_F52_a_host_with_a_wrong_clock_keeps_and_takes_leases_as_the_others_do(
     world: Fleet, skew_seconds: int
 ) -> None:
-    skew = {"FAULT_CLOCK_SKEW_SECONDS": str(skew_seconds)}
     first, second = await asyncio.gather(
-        world.start(program=PROGRAM, **skew),
+        world.start(program=PROGRAM, FAULT_CLOCK_SKEW_SECONDS=str(skew_seconds)),
         world.start(program=PROGRAM, FAULT_PLAN=json.dumps([DEAF])),
     )
     held = await world.holds()
@@ -79,7 +80,9 @@ async def test_F52_a_host_with_a_wrong_clock_keeps_and_takes_leases_as_the_other
     late = await world.send(job="render", deadline="2001-01-01T00:00:00Z")
 
     verdicts = {final.id: final.verdict for final in await world.all_final([soon, late], 20)}
-    third = await world.start(program=PROGRAM, FAULT_PLAN=json.dumps([DEAF]), **skew)
+    third = await world.start(
+        program=PROGRAM, FAULT_PLAN=json.dumps([DEAF]), FAULT_CLOCK_SKEW_SECONDS=str(skew_seconds)
+    )
     second.kill()
     taken_from_the_living = await second_look(world, held, first)
     first.kill()
@@ -99,7 +102,9 @@ async def second_look(world: Fleet, message_id: str, owner: WorkerProcess) -> bo
     return await world.owner(message_id) != owner.name
 
 
-async def test_F45_a_ledger_of_a_newer_worker_is_left_alone_and_an_unknown_message_is_buried(world: Fleet) -> None:
+async def test_F45_a_ledger_of_a_newer_worker_is_left_alone_and_an_unknown_message_is_buried(
+    world: Fleet,
+) -> None:
     await world.redis.xgroup_create(STREAM, "workers", id="0", mkstream=True)
     newer = await world.send(job="render")
     await world.redis.xreadgroup("workers", "newer", {STREAM: ">"})
@@ -116,7 +121,10 @@ async def test_F45_a_ledger_of_a_newer_worker_is_left_alone_and_an_unknown_messa
     assert (finals[unknown].verdict, finals[unknown].error_code) == ("rejected", "request.version_unknown")
     assert finals[plain].verdict == "succeeded"
     assert await world.redis.hgetall(key) == {name.encode(): text.encode() for name, text in written.items()}
-    assert [item["message_id"].decode() for item in await world.redis.xpending_range(STREAM, "workers", "-", "+", 9)] == [newer]
+    assert [
+        item["message_id"].decode()
+        for item in await world.redis.xpending_range(STREAM, "workers", "-", "+", 9)
+    ] == [newer]
     assert worker.running
     assert await world.redis.xlen(KEYS.dead) == 1
 
@@ -131,7 +139,7 @@ async def test_F50_a_flood_in_one_stream_does_not_keep_another_waiting(world: Fl
     for _ in range(4_000):
         pipeline.xadd(KEYS.stream("low"), {"job": "render"})
     await pipeline.execute()
-    await world.start(**settings)
+    await world.start(**settings)  # type: ignore[arg-type]
     await until(lambda: _some_finals(world, 100), 30, "the flood is being worked off")
 
     waits = []

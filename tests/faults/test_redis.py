@@ -174,7 +174,9 @@ async def test_F14_a_connection_that_went_dead_without_a_word_is_given_up(world:
         await all_is_well(world, {held: 0, message_id: 0})
 
 
-async def test_F14_c15_a_worker_cut_off_from_redis_alone_stops_dispatching_and_is_replaced(world: Fleet) -> None:
+async def test_F14_c15_a_worker_cut_off_from_redis_alone_stops_dispatching_and_is_replaced(
+    world: Fleet,
+) -> None:
     async with proxied(world.server.port) as network:
         direct, world.url = world.url, f"redis://127.0.0.1:{network.port}/0"
         lonely = await start_with(world, step("ledger.keep:Intended", "hang", "after", nth=2))

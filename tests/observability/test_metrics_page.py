@@ -82,7 +82,7 @@ async def series(metrics: Metrics) -> set[str]:
     return {line.rpartition(" ")[0] for line in text.decode().splitlines() if not line.startswith("#")}
 
 
-ids = st.text(alphabet="0123456789abcdef-/", min_size=1, max_size=30)
+ids = st.text(alphabet="0123456789abcdef-/", min_size=1, max_size=30).map("id-{}".format)
 calls: dict[str, Callable[[Metrics, str, str], None]] = {
     "dispatched": lambda m, job, code: m.dispatched(job, code, 0.1),
     "retried": lambda m, _job, code: m.retried(code),

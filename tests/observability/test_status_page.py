@@ -139,7 +139,7 @@ async def test_a_browser_sees_what_is_going_on() -> None:
         assert f"/status?id=requests%3A{held}" in links
         assert f"/status?id=requests%3A{sent[0]}" in links
         assert any(f"{world.stack.nomad.address}/ui/jobs/demo-render" in str(link) for link in links)
-        for words in ("Ready", "running", "succeeded", "job_unknown", "w-1 this one", "detached"):
+        for words in ("Ready", "running", "succeeded", "job_unknown", "w-1this one", "detached"):
             assert words in page.text
         assert "<script>alert" not in answer.text
         assert page.all("script") == []

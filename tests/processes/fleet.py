@@ -79,7 +79,9 @@ class WorkerProcess:
             async with asyncio.timeout(seconds):
                 return await self.process.wait()
         except TimeoutError:
-            pytest.fail(f"{self.name} did not end within {seconds:g} s; its log:\n{self.log.read_text()[-4000:]}")
+            pytest.fail(
+                f"{self.name} did not end within {seconds:g} s; its log:\n{self.log.read_text()[-4000:]}"
+            )
 
     def logged(self, event: str) -> list[dict[str, Any]]:
         """Its log lines with this event so far."""

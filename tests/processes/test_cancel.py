@@ -120,4 +120,4 @@ async def test_a_missed_wake_up_is_made_good(world: Fleet) -> None:
 
 async def _dispatching(world: Fleet, message_id: str) -> bool:
     state = await world.redis.hget(f"{{dispatch}}:message:requests:{message_id}", "state")
-    return state == b"dispatching"
+    return bool(state == b"dispatching")

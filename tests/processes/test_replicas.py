@@ -115,7 +115,7 @@ async def test_a_thousand_mixed_messages_survive_a_kill_and_a_stop(world: Fleet)
             fields["job"] = "nowhere"
         if kind == "poison":
             fields = {b"\xff": b"\x00", b"meta": b"{"}
-        pipeline.xadd("{dispatch}:requests", fields)  # type: ignore[arg-type]
+        pipeline.xadd("{dispatch}:requests", fields)
     outcomes = {
         "good": ("succeeded", 0),
         "bad": ("failed", 3),

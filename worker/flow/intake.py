@@ -81,7 +81,7 @@ class Intake:
                 self._instruments.retried(error.code)
                 if isinstance(error, GroupMissing):
                     # Made again already. But Redis lost data, or somebody deleted it: a person should know.
-                    log.error("intake.group_missing", code=error.code, error=str(error))
+                    log.warning("intake.group_missing", code=error.code, error=str(error))
                 else:
                     log.warning("intake.read_failed", code=error.code, error=str(error), failures=failures)
                 await self._clock.sleep(RETRIES.delay(failures, random.random()))  # noqa: S311

@@ -234,7 +234,7 @@ class Metrics:
         """A step against Redis ended; `code` is `ok` or an error's. Only failures are counted."""
         if code == Fenced.code and operation in LEDGER_OPERATIONS:
             self.families.fenced.labels(operation).inc()
-        elif code.startswith("redis."):
+        elif code.startswith("redis.") and code in self._codes:
             operation = operation if operation in REDIS_OPERATIONS else OTHER
             self.families.redis_errors.labels(operation, self._code(code)).inc()
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.adapters.redis.conftest import KEYS, Bench
 from worker.core.lifecycle import Ended, Intended, JobAccepted, advance
-from worker.core.model import Outcome, Phase, Verdict
+from worker.core.model import Outcome, Phase, Record, Verdict
 
 pytestmark = pytest.mark.anyio
 
@@ -211,7 +211,8 @@ async def test_what_cannot_be_taken_does_not_hide_what_comes_after_it(bench: Ben
         await bench.redis.hset(KEYS.message(key), "v", "2")
     await bench.dies(dead)
 
-    taken, more = [], True
+    taken: list[Record] = []
+    more = True
     while more:
         (seen,) = await taker.leases.dead()
         taken += await taker.leases.take(seen, 1_000)
@@ -222,7 +223,9 @@ async def test_what_cannot_be_taken_does_not_hide_what_comes_after_it(bench: Ben
     assert list(again.pending) == keys[:100]
 
 
-@pytest.mark.parametrize("last", ["9007199254740993-9007199254740993", "18446744073709551615-5", "7-18446744073709551615"])
+@pytest.mark.parametrize(
+    "last", ["9007199254740993-9007199254740993", "18446744073709551615-5", "7-18446744073709551615"]
+)
 async def test_trimming_copes_with_ids_beyond_what_a_double_holds(bench: Bench, last: str) -> None:
     worker = await bench.worker("a")
     stream = KEYS.stream("requests")

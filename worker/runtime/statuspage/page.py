@@ -38,8 +38,7 @@ def overview(view: Overview, *, paused: bool) -> str:
         _figures(view),
         _streams(view),
         _in_flight(view),
-        tag("div", _results(view), _dead_letters(view), class_="pair"),
-        _workers(view),
+        tag("div", _results(view), tag("div", _dead_letters(view), _workers(view)), class_="pair"),
         refresh="paused" if paused else "on",
     )
 
@@ -107,10 +106,11 @@ def _in_flight(view: Overview) -> Markup:
         "",
         table(
             "The oldest first",
-            ("Message", "Job", "State", "Age|n", "Dispatched job"),
+            ("Message", "Stream", "Job", "State", "Age|n", "Dispatched job"),
             [
                 (
                     _message_link(one.key.stream, one.key.id),
+                    one.key.stream,
                     one.job or UNKNOWN,
                     _in_hand_state(one),
                     duration(one.age_seconds),
@@ -199,11 +199,11 @@ def _workers(view: Overview) -> Markup:
 def _worker(worker: WorkerSeen, this: str) -> Sequence[object]:
     left = worker.lease_remaining_seconds
     lease = (
-        join((badge("good", "alive"), f" for {duration(left)} more"))
+        join((badge("good", "alive"), tag("small", f"for {duration(left)} more")))
         if left > 0
-        else join((badge("bad", "over"), f" for {duration(-left)}; its messages are being taken over"))
+        else join((badge("bad", "over"), tag("small", f"for {duration(-left)}; others take its messages")))
     )
-    name = join((mono(worker.name), tag("small", " this one") if worker.name == this else None))
+    name = join((mono(worker.name), tag("small", "this one") if worker.name == this else None))
     return name, lease, worker.about.get("version", UNKNOWN)
 
 
