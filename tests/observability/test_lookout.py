@@ -32,7 +32,7 @@ async def test_children_are_counted_and_jobs_are_named_before_their_first_dispat
     metrics = made()
     async with (
         Simulator(jobs=demo_jobs()) as nomad,
-        NomadClient(NomadOptions(nomad.address)) as client,
+        NomadClient(NomadOptions(address=nomad.address)) as client,
     ):
         lookout = Lookout(client, metrics, [PLACE])
         await lookout.look_at_jobs()
@@ -50,12 +50,15 @@ async def test_children_are_counted_and_jobs_are_named_before_their_first_dispat
 
 async def test_the_end_of_a_token_is_told_and_a_token_that_may_not_list_leaves_children_out() -> None:
     metrics = made()
+    acl = {
+        "policies": {"dispatch": {"default": ["dispatch-job", "read-job"]}},
+        "tokens": [{"secret": TOKEN, "policies": ["dispatch"], "ttl_seconds": 3600}],
+    }
+    now = time.time()
     async with (
-        Simulator(jobs=demo_jobs(), acl=True) as nomad,
-        NomadClient(NomadOptions(nomad.address, token=TOKEN)) as client,
+        Simulator(jobs=demo_jobs(), acl=acl) as nomad,
+        NomadClient(NomadOptions(address=nomad.address, token=TOKEN)) as client,
     ):
-        now = time.time_ns()
-        nomad.acl.create((), now, ttl=3_600_000_000_000, secret=TOKEN)
         lookout = Lookout(client, metrics, [PLACE])
         metrics.children({"demo-render": 7})
 
@@ -63,5 +66,5 @@ async def test_the_end_of_a_token_is_told_and_a_token_that_may_not_list_leaves_c
         with pytest.raises(NomadDenied):
             await lookout.look_at_jobs()
 
-    assert value(metrics, EXPIRY) == pytest.approx(now / 1e9 + 3600, abs=2)
+    assert value(metrics, EXPIRY) == pytest.approx(now + 3600, abs=30)
     assert value(metrics, "nomad_children_entries", nomad_job="other") is None
