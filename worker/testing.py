@@ -10,12 +10,16 @@ Knows nothing of any test framework. `docs/testing.md` shows fixtures for pytest
 """
 
 import asyncio
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+import structlog
 
 from worker.client import RedisOptions, SyncDispatchClient
 from worker.dev.embedded_redis import EmbeddedRedis
@@ -56,6 +60,20 @@ class Stack(DevStack):
         nomad: Simulator | None = None,
     ) -> None:
         super().__init__(jobs, settings={**QUICK, **(settings or {})}, nomad=nomad, signals=())
+        self._logging = ExitStack()
+
+    async def __aenter__(self) -> Self:
+        with ExitStack() as logging_before:
+            logging_before.enter_context(_logging_as_it_was())
+            await super().__aenter__()
+            self._logging = logging_before.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._logging:
+            await super().__aexit__(kind, error, trace)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -90,6 +108,19 @@ def running(
     finally:
         stop()
         thread.join(STOP_SECONDS)
+
+
+@contextmanager
+def _logging_as_it_was() -> Iterator[None]:
+    """A worker sets logging up for its process, which is here the test runner's."""
+    root = logging.getLogger()
+    handlers, level, set_up = list(root.handlers), root.level, structlog.get_config()
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        structlog.configure(**set_up)
 
 
 def _run(stack: Stack, up: "Future[Callable[[], object]]") -> None:

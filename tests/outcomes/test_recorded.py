@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.outcomes.grounds import Ground
-from tests.outcomes.situations import SITUATIONS, Situation, deciding, named, play
+from tests.outcomes.recorded import SITUATIONS, named
+from tests.outcomes.situations import Situation, deciding, play
 from tests.outcomes.stage import Message, stage
 
 pytestmark = pytest.mark.anyio

@@ -1,10 +1,12 @@
 """The test kit runs whole stories in a test's process, with and without asyncio."""
 
 import asyncio
+import logging
 import signal
 import threading
 
 import pytest
+import structlog
 
 from worker.client import Verdict
 from worker.testing import Simulator, Stack, job, running
@@ -47,6 +49,15 @@ async def test_two_stacks_do_not_meet_and_signals_stay_as_they_are() -> None:
         assert signal.getsignal(signal.SIGTERM) is before
         assert other.dispatched() == {}
     assert final.verdict is Verdict.REJECTED
+
+
+async def test_logging_is_afterwards_as_it_was() -> None:
+    before = structlog.get_config(), list(logging.getLogger().handlers), logging.getLogger().level
+
+    async with Stack([job("render")]):
+        assert structlog.get_config() != before[0]
+
+    assert (structlog.get_config(), logging.getLogger().handlers, logging.getLogger().level) == before
 
 
 def test_a_test_without_asyncio() -> None:

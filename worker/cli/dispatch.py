@@ -182,6 +182,8 @@ def _batch(
     except ValueError as error:
         console.fail(f"Error in the batch: {error}. Nothing was sent.")
     again = f"For the rest run it again with: -idempotency-token {token}"
+    if not defaults.idempotency_key:
+        console.notice(f"Should this be interrupted: {again[0].lower()}{again[1:]}")
 
     async def main() -> int:
         async with environment.client() as client:
