@@ -1,6 +1,7 @@
 """Situations a job can come into: the job, what is done to it, and what the worker must say of it.
 
-Knows nothing of which situations there are. Tasks are shell scripts wherever they can be, so that a real Nomad
+Knows nothing of which situations there are. Tasks are shell scripts wherever they can be, so that a real
+Nomad
 runs the same ones as the simulator.
 """
 
