@@ -18,7 +18,9 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "worker").rglob("*.py"))
 LONGEST_FILE = {"worker": 400, "tests": 600}
 """Lines. A test file is a list: it is read one test at a time."""
-LONGER_FILES: dict[str, str] = {}
+LONGER_FILES: dict[str, str] = {
+    "worker/settings/model.py": "the list of all settings: each is a name, a default and a reason",
+}
 """Files that may be longer, each with its reason."""
 
 CORE = {"errors", "core"}

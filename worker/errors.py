@@ -267,6 +267,12 @@ class RedisReadOnly(RedisUnavailable):
     code = "redis.not_writable"
 
 
+class RedisUnconfirmed(RedisUnavailable):
+    """Written, but not confirmed as durable in time (`WORKER_DURABILITY`)."""
+
+    code = "redis.not_confirmed"
+
+
 class GroupMissing(RedisUnavailable):
     """The stream or its consumer group does not exist (any more)."""
 

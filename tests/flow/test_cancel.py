@@ -105,7 +105,7 @@ async def test_who_may_not_list_jobs_asks_by_dispatching_so_that_the_job_can_be_
 
 
 async def test_a_running_job_is_ordered_to_stop_once(world: World) -> None:
-    watch = Watch(world.nomad, Children(world.clock), world.clock, sweep_soon=lambda _: None)
+    watch = Watch(world.nomad, Children(world.clock), world.clock, sweep_soon=lambda _: True)
     told = message(Phase.RUNNING, job_id="render/dispatch-1-a", eval_id="e")
     assert told.record is not None
     watching = asyncio.create_task(watch.next(told, told.record))
@@ -126,7 +126,7 @@ async def test_a_running_job_is_ordered_to_stop_once(world: World) -> None:
 
 
 async def test_a_job_stopped_for_another_reason_keeps_it(world: World) -> None:
-    watch = Watch(world.nomad, Children(world.clock), world.clock, sweep_soon=lambda _: None)
+    watch = Watch(world.nomad, Children(world.clock), world.clock, sweep_soon=lambda _: True)
     told = message(Phase.RUNNING, job_id="render/dispatch-1-a", stopping="timed_out")
     told.cancel_told = True
     assert told.record is not None

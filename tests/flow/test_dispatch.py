@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.flow.world import FakeNomad, HandClock, message, settle
-from worker.core.lifecycle import DispatchPutOff, Ended, Fact, Intended, advance
+from worker.core.lifecycle import DispatchPutOff, Ended, Fact, Intended, JobAccepted, advance
 from worker.core.model import Dispatched, Order, Phase, Verdict
 from worker.errors import (
     JobUnknown,
@@ -241,6 +241,43 @@ async def test_a_passed_deadline_ends_the_message_undispatched(world: World) -> 
 
     assert isinstance(fact, Ended)
     assert fact.outcome.verdict is Verdict.EXPIRED
+
+
+async def test_a_deadline_holds_for_repeats_too(world: World) -> None:
+    of = message()
+    assert of.request is not None
+    of.request = replace(of.request, deadline_ms=world.clock.now_ms() + 1_000)
+    world.nomad.plan = [raises(NomadTimeout("no answer"))] * 4
+
+    done = await world.dispatches(of)
+
+    assert done.record is not None
+    assert done.record.outcome is not None
+    assert done.record.outcome.verdict is Verdict.EXPIRED
+    assert world.nomad.jobs == {}
+
+
+async def test_a_check_that_fails_after_the_lease_ran_out_leaves_the_dispatch_uncertain(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def paused(order: Order) -> Dispatched | None:
+        world.clock.seconds += 60
+        return world.nomad.create(order)
+
+    async def refused(*_: object) -> None:
+        raise NomadUnavailable("connection refused", maybe_applied=False)
+
+    monkeypatch.setattr(world.nomad, "job", refused)
+    world.nomad.plan = [paused]
+    of = message(Phase.DISPATCHING, attempt=1)
+    assert of.record is not None
+
+    task = asyncio.create_task(world.dispatch.send(of, of.record))
+    await world.clock.pass_(30)
+
+    fact = await task
+    assert isinstance(fact, JobAccepted)
+    assert fact.job_id in world.nomad.jobs.values()
 
 
 async def test_nothing_is_sent_without_a_certain_lease() -> None:

@@ -12,12 +12,13 @@ from worker.core.lifecycle import Ended, Fact, JobAccepted, ReplyPublished, adva
 from worker.core.model import Dispatched, Entry, MessageKey, Order, Phase, Place, Record, Verdict
 from worker.core.policy import Policy
 from worker.core.request import Limits
-from worker.errors import DuplicateChild, Fenced, NomadTimeout, RedisUnavailable, WorkerError
+from worker.errors import DuplicateChild, Fenced, NomadDenied, NomadTimeout, RedisUnavailable, WorkerError
 from worker.flow.admit import Admit
 from worker.flow.children import Children
 from worker.flow.dispatch import Dispatch
 from worker.flow.gate import Gate
 from worker.flow.instruments import NoInstruments
+from worker.flow.intake import Intake
 from worker.flow.lease import Lease
 from worker.flow.pipeline import Pipeline
 from worker.flow.settle import Settle
@@ -121,8 +122,8 @@ class World:
         return self.ledger.records[KEY]
 
 
-def _ignore(_: Place) -> None:
-    return
+def _ignore(_: Place) -> bool:
+    return True
 
 
 @pytest.fixture
@@ -241,6 +242,50 @@ async def test_leaving_drops_at_once_what_only_waits(world: World, *, job_runs: 
 
     assert cut_off == 0
     assert world.record.phase is (Phase.RUNNING if job_runs else Phase.DISPATCHING)
+
+
+async def test_what_another_worker_took_meanwhile_is_let_go(world: World) -> None:
+    world.takes()
+    await settle()
+    await world.pipeline.revalidate([KEY])
+    await settle()
+    assert len(world.pipeline) == 1
+
+    world.ledger.records[KEY] = replace(world.record, fence=2)
+    await world.pipeline.revalidate([KEY])
+    await settle()
+
+    assert len(world.pipeline) == 0
+    assert world.faults == []
+
+
+async def test_a_closed_gate_lets_one_message_in_to_try_when_none_is_in_hand(world: World) -> None:
+    asked: list[int] = []
+
+    async def read(limit: int) -> Sequence[Entry]:
+        asked.append(limit)
+        return []
+
+    world.inbox.read = read  # type: ignore[method-assign]
+    world.gate.failed(NomadDenied("Permission denied"))
+    intake = Intake(
+        world.inbox,
+        world.pipeline,
+        world.lease,
+        world.gate,
+        world.clock,
+        NoInstruments(),
+        max_in_flight=100,
+        streams=["requests"],
+    )
+
+    reading = asyncio.create_task(intake.run(lambda: None))
+    await world.clock.pass_(0.1)
+    intake.stop()
+    await world.clock.pass_(1)
+
+    await reading
+    assert set(asked) == {1}
 
 
 async def test_nothing_is_begun_while_leaving(world: World) -> None:

@@ -11,6 +11,7 @@ from worker.core.frames import Frame
 from worker.core.lifecycle import Ended, Fact, Progressed, StopOrdered, advance
 from worker.core.model import Phase, Place, Progress, Verdict
 from worker.core.observed import Allocation, Job, Snapshot, Task, TaskEvent, TaskGroup, TaskState
+from worker.errors import NomadDenied
 from worker.flow.children import Children
 from worker.flow.feed import Feed
 from worker.flow.instruments import NoInstruments
@@ -102,6 +103,7 @@ class World:
         self.children = Children(self.clock)
         self.feed = Feed(self.nomad, self.children, self.clock, NoInstruments(), PLACE, sweep_seconds=45)
         self.sweeps_asked = 0
+        self.followed = True
         self.watch = Watch(
             self.nomad,
             self.children,
@@ -118,9 +120,10 @@ class World:
         made.record = replace(made.record, **record)  # type: ignore[arg-type]
         return made
 
-    def _asked(self, place: Place) -> None:
+    def _asked(self, place: Place) -> bool:
         assert place == PLACE
         self.sweeps_asked += 1
+        return self.followed
 
     def begin(self) -> "asyncio.Task[Fact]":
         assert self.message.record is not None
@@ -297,6 +300,46 @@ async def test_a_run_limit_stops_the_job_once_and_again_if_it_does_not_stop() ->
     ended = await task
     assert isinstance(ended, Ended)
     assert ended.outcome.verdict is Verdict.TIMED_OUT
+
+
+async def test_a_stop_that_is_denied_does_not_hide_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World()
+    world.message = world.running(shown="running", seq=3, stopping="timed_out")
+    world.nomad.shows = whole(SUCCEEDED)
+
+    async def denied(*_: object) -> None:
+        raise NomadDenied("Permission denied")
+
+    monkeypatch.setattr(world.nomad, "stop", denied)
+    task = world.begin()
+    await settle()
+    assert not task.done()
+
+    world.children.apply(PLACE, SUCCEEDED)
+
+    ended = await task
+    assert isinstance(ended, Ended)
+    assert ended.outcome.verdict is Verdict.SUCCEEDED
+
+
+async def test_an_adopted_job_of_a_place_not_served_is_read_until_it_ends() -> None:
+    world = World()
+    world.followed = False
+    world.message = world.running(shown="running", seq=3)
+    world.message.request = None
+    world.nomad.shows = whole(RUNNING)
+    task = world.begin()
+    await settle()
+    assert world.nomad.reads == 1
+
+    world.nomad.shows = whole(SUCCEEDED)
+    world.clock.seconds += 60
+    world.children.get(PLACE, CHILD).changed.set()  # type: ignore[union-attr]
+
+    assert isinstance(await task, Ended)
+    assert world.nomad.reads == 2
 
 
 async def test_a_job_not_placed_by_the_deadline_is_ordered_to_stop() -> None:

@@ -30,8 +30,8 @@ STARTS = r"accepted dispatched (placed )?(running )?"
 ENDS = STARTS + "result"
 RUNS = r"accepted dispatched (placed )?running "
 WAITS = "accepted dispatched blocked "
-REPLACED = r"blocked (running )?(retrying )?(placed )?(running )?result"
-"""The first `running` is the lost copy, which goes on for a moment when its client is back."""
+REPLACED = r"blocked (retrying )?(placed )?(running )?result"
+"""The lost copy, which goes on for a moment when its client is back, is not told of."""
 
 SAFE = {"LTarget": "${node.class}", "Operand": "!=", "RTarget": "victim"}
 GPU = {"LTarget": "${node.class}", "Operand": "=", "RTarget": "gpu"}

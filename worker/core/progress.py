@@ -8,7 +8,7 @@ from typing import Any
 
 from worker.core import placement
 from worker.core.ending import task_ends
-from worker.core.evidence import evaluations_json, event_json, instant, where
+from worker.core.evidence import event_json, instant, where
 from worker.core.model import Progress
 from worker.core.observed import Allocation, Evaluation, TaskEvent, TaskState
 from worker.core.placement import plain
@@ -18,6 +18,8 @@ ALLOCATIONS_SHOWN = 16
 EVALUATIONS_SHOWN = 8
 
 _LIVE = frozenset({"pending", "running", "unknown"})
+_ENDING = frozenset({"stop", "evict"})
+"""Desired statuses of an allocation that is not to go on."""
 
 Step = tuple[Progress | None, Mapping[str, Any]]
 
@@ -27,7 +29,11 @@ def step_of(story: Story) -> Step:
 
     In a job of several instances the one that is being retried is announced first, then one that runs.
     """
-    live = [one for one in story.latest.values() if one.client_status in _LIVE]
+    alive = [one for one in story.latest.values() if one.client_status in _LIVE]
+    live = [one for one in alive if one.desired_status not in _ENDING]
+    if alive and not live:
+        # Told to stop, as is the returning copy of a lost client: what comes after it is the next step.
+        return None, {}
     if not live and (blocked := _blocked(story)):
         return Progress.BLOCKED, blocked
     if retry := _retry(story):
@@ -44,10 +50,7 @@ def _blocked(story: Story) -> dict[str, Any]:
     if not blocked:
         return {}
     metrics = placement.failures(blocked) or placement.failures(story.snapshot.evaluations.values())
-    told: dict[str, Any] = {
-        "placement": placement.explain(metrics),
-        "evaluations": evaluations_json(blocked)["evaluations"],
-    }
+    told: dict[str, Any] = {"placement": placement.explain(metrics)}
     in_age = sorted(blocked, key=lambda one: (one.create_index, one.id))
     told["evaluations"] = [{"id": plain(one.id), "status": "blocked"} for one in in_age[:EVALUATIONS_SHOWN]]
     if reason := placement.sentence(metrics):

@@ -32,6 +32,8 @@ class Child:
     """Monotonic seconds since when it is watched here."""
     started: bool = False
     """Whether it was seen running before it came into this worker's hands."""
+    followed: bool = True
+    """Whether events and sweeps tell of it. A message taken over may be of a place not served here."""
     read_at: float = NEVER
     """Monotonic seconds at which it is to be read from the API."""
     reads: int = 0

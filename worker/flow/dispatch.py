@@ -81,6 +81,8 @@ class Dispatch:
             await self._clock.sleep((message.request.not_before_ms - self._clock.now_ms()) / 1000)
         if message.failures:
             await self._pause(message)
+        if expired := self._expired(message):
+            return expired
         await self._take_slot(message, record)
         await self._lease.held()
         if expired := self._expired(message):
@@ -161,9 +163,10 @@ class Dispatch:
             "repeated" if answer.repeated else "created",
             self._clock.monotonic() - started,
         )
-        # A lease that ran out under way: this process was paused, and another may have sent meanwhile.
-        unsure = message.unsure or self._lease.remaining_seconds <= 0
-        if unsure and await self._nomad.job(record.routing.place, answer.job_id) is None:
+        if self._lease.remaining_seconds <= 0:
+            # It ran out under way: this process was paused, and another may have sent meanwhile.
+            message.unsure, message.looked = True, False
+        if message.unsure and await self._nomad.job(record.routing.place, answer.job_id) is None:
             raise NomadUnavailable(f"the answered job {answer.job_id} does not exist")  # noqa: EM102, TRY003
         return JobAccepted(answer.job_id, answer.eval_id, self._clock.now_ms())
 
@@ -180,7 +183,8 @@ class Dispatch:
         """The job of an earlier request; if there is none, a new intent once none can appear unseen."""
         job_id = await self._find(record)
         quarantine_ms = record.quarantine_until_ms - self._clock.now_ms()
-        ends_undispatched = message.cancelled or message.fault is not None
+        expired = self._expired(message)
+        ends_undispatched = message.cancelled or message.fault is not None or expired is not None
         if job_id is None and (message.inherited or ends_undispatched):
             # An earlier owner, paused rather than dead, may still send until then, and Nomad may still be
             # at a request it was sent. Only a repeat of this worker's own request need not wait for that:
@@ -193,6 +197,8 @@ class Dispatch:
             return JobAccepted(job_id, record.eval_id, self._clock.now_ms())
         if message.cancelled and ends_undispatched and self._may_list:
             return Ended(CANCELLED)
+        if expired is not None and self._may_list:
+            return expired
         self._refuse_poison(record)
         message.looked = True
         return Intended(self._clock.now_ms())

@@ -68,9 +68,9 @@ class Intake:
         failures = 0
         while not self._stopping:
             tick()
-            room = self._max_in_flight - len(self._pipeline)
+            room = self._room()
             # A blocking read may bring one entry per stream whatever is asked for.
-            if room < len(self._streams) or not self._gate.is_open or self._lease.remaining_seconds <= 0:
+            if room < len(self._streams) or self._lease.remaining_seconds <= 0:
                 await self._rest()
                 continue
             try:
@@ -92,10 +92,20 @@ class Intake:
             if not entries:
                 await self._clock.sleep(EMPTY_SECONDS)
 
+    def _room(self) -> int:
+        """How many entries may be read now."""
+        room = self._max_in_flight - len(self._pipeline)
+        if self._gate.is_open:
+            return room
+        # Only a dispatch can find out that Nomad is back: without one in hand, a message is needed to try.
+        tries = any(message.undecided for message in self._pipeline.messages)
+        return 0 if tries else min(room, len(self._streams))
+
     async def reconcile(self) -> None:
         """Take up entries that are pending for this worker but not in its hands.
 
-        A read whose answer was lost leaves them; so does a message that was let go by mistake.
+        A read whose answer was lost leaves them; so does a message that was let go by mistake. What is in
+        its hands but no longer pending for it was perhaps taken over while this process was paused.
 
         Raises:
             RedisUnavailable.
@@ -106,6 +116,7 @@ class Intake:
         before = {message.key for message in self._pipeline.messages}
         pending = await self._inbox.mine()
         unknown = [key for key in pending if key not in before and key not in self._pipeline]
+        await self._pipeline.revalidate(before - set(pending))
         if unknown:
             log.warning("intake.ghosts_adopted", count=len(unknown))
             for key in unknown:

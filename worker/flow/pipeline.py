@@ -105,6 +105,23 @@ class Pipeline:
         if message.record is not None:
             self._watch.look_again(message.record)
 
+    async def revalidate(self, keys: Iterable[MessageKey]) -> None:
+        """Let go of messages that another worker took or settled, as after this process was paused.
+
+        Raises:
+            RedisUnavailable.
+        """
+        for key in keys:
+            recalled = await self._ledger.recall(key)
+            message = self._messages.get(key)
+            if recalled is None or message is None or message.record is None or not message.interruptible:
+                continue
+            if recalled.phase is Phase.SETTLED or recalled.fence > message.record.fence:
+                self._instruments.let_go(Fenced.code)
+                with structlog.contextvars.bound_contextvars(stream=key.stream, message_id=key.id):
+                    log.warning("message.let_go", code=Fenced.code, error="another worker has it")
+                self._tasks[key].cancel()
+
     async def drain(self, seconds: float) -> int:
         """Let what must not be interrupted come to a record; drop the rest for others to take.
 

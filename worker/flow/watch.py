@@ -15,6 +15,7 @@ from worker.core.gather import replace_with
 from worker.core.lifecycle import Ended, Fact, Progressed, StopOrdered
 from worker.core.model import Place, Progress, Record, Verdict
 from worker.core.verdict import Final, judge
+from worker.errors import NomadDenied, NomadUnavailable
 from worker.flow.children import NEVER, Child, Children
 from worker.flow.message import Message
 from worker.ports import Clock, Nomad
@@ -37,7 +38,7 @@ class Watch:
     """Finds the next fact about a running job.
 
     Args:
-        sweep_soon: have a place's sweep done out of turn.
+        sweep_soon: have a place's sweep done out of turn; False where no events are followed.
         placement_deadline_seconds: a job not placed by then is stopped, verdict `unplaced`; 0: never.
     """
 
@@ -47,7 +48,7 @@ class Watch:
         children: Children,
         clock: Clock,
         *,
-        sweep_soon: Callable[[Place], None],
+        sweep_soon: Callable[[Place], bool],
         placement_deadline_seconds: float = 0,
     ) -> None:
         self._nomad = nomad
@@ -75,7 +76,7 @@ class Watch:
                 return StopOrdered(verdict, self._clock.now_ms())
             if record.stopping:
                 await self._stop(message, record)
-            if finding.needs_read and child.read_at == NEVER:
+            if child.read_at == NEVER and (finding.needs_read or not child.followed):
                 delay = REREADS.delay(child.reads + 1, random.random())  # noqa: S311
                 child.read_at = self._clock.monotonic() + delay
             await self._change(child, self._next_deadline(child, message, record))
@@ -101,10 +102,13 @@ class Watch:
         fresh = bool(record.eval_id) and not message.unsure and message.request is not None
         started = record.shown == Progress.RUNNING
         child = self._children.add(place, record.routing.job, job_id, started=started)
-        if started:
-            # Adopted, perhaps with thousands of others: one list tells which of them have ended.
-            self._sweep_soon(place)
-        elif not fresh:
+        if fresh:
+            return child
+        # Adopted, perhaps with thousands of others: one list tells which of them have ended.
+        child.followed = self._sweep_soon(place)
+        if not child.followed:
+            log.warning("job.not_followed", job_id=job_id, namespace=place.namespace, region=place.region)
+        if not (started and child.followed):
             child.read_at = self._clock.monotonic()
         return child
 
@@ -135,8 +139,13 @@ class Watch:
         now = self._clock.monotonic()
         if message.stop_sent_at and now - message.stop_sent_at < STOP_AGAIN_SECONDS:
             return
-        await self._nomad.stop(record.routing.place, record.job_id)
         message.stop_sent_at = now
+        try:
+            await self._nomad.stop(record.routing.place, record.job_id)
+        except (NomadUnavailable, NomadDenied) as error:
+            # Tried again later. Meanwhile the job may end by itself, and that must not go unnoticed.
+            log.warning("job.not_stopped", job_id=record.job_id, code=error.code, error=str(error))
+            return
         log.info("job.stop_sent", job_id=record.job_id, verdict=record.stopping)
 
     def _next_deadline(self, child: Child, message: Message, record: Record) -> float:

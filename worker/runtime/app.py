@@ -15,6 +15,7 @@ from typing import TypeVar
 import structlog
 
 from worker import __version__
+from worker.adapters.redis.durability import Durability, require
 from worker.adapters.redis.selftest import inspect, rehearse
 from worker.core.backoff import Backoff
 from worker.errors import RedisUnavailable, WorkerError
@@ -127,6 +128,8 @@ class App:
         for warning in report.warnings:
             log.warning("redis.unsuitable", version=report.version, warning=warning)
         await self._until_redis_is_there(lambda: rehearse(parts.redis.ops, parts.keys, parts.clock))
+        durability = Durability(self._settings.durability)
+        await self._until_redis_is_there(lambda: require(parts.redis.ops, durability))
         await self._until_redis_is_there(parts.inbox.prepare)
         # The lease comes before the first read: an entry must never be held by a worker without one.
         await self._until_redis_is_there(parts.heartbeat.beat)

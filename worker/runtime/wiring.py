@@ -6,8 +6,9 @@ Decides nothing beyond who is handed what.
 import os
 import tomllib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from worker import __version__
@@ -15,6 +16,7 @@ from worker.adapters.nomad.client import NomadClient
 from worker.adapters.nomad.connection import NomadOptions
 from worker.adapters.redis.cancels import RedisCancels
 from worker.adapters.redis.connection import Purpose, RedisOptions, connect
+from worker.adapters.redis.durability import Durability
 from worker.adapters.redis.inbox import RedisInbox
 from worker.adapters.redis.leases import LeaseOptions, RedisLeases
 from worker.adapters.redis.ledger import LedgerOptions, RedisLedger
@@ -24,7 +26,7 @@ from worker.core.keys import Keys
 from worker.core.model import MessageKey, Place
 from worker.core.policy import Policy
 from worker.core.request import Limits
-from worker.errors import SettingsInvalid
+from worker.errors import RedisUnconfirmed, SettingsInvalid
 from worker.flow.admit import Admit
 from worker.flow.cancel import CancelFeed
 from worker.flow.children import Children
@@ -113,7 +115,8 @@ class Redis:
         options = redis_options(settings, learn)
         ops, beat = connect(options, Purpose.OPS), connect(options, Purpose.BEAT)
         reader = connect(options, Purpose.READER, block_seconds=settings.block_seconds)
-        return cls(reader, ops, beat, ScriptRunner(ops), ScriptRunner(beat))
+        runner = ScriptRunner(ops, Durability(settings.durability))
+        return cls(reader, ops, beat, runner, ScriptRunner(beat))
 
     async def close(self) -> None:
         """Finish what is under way, then close every connection."""
@@ -183,7 +186,8 @@ def assemble(
     )
     inbox: Inbox = measured(redis_inbox, metrics.redis_answered)
     ledger: Ledger = measured(
-        RedisLedger(redis.ops, redis.runner, keys, clock, _ledger_options(settings)), metrics.redis_answered
+        RedisLedger(redis.ops, redis.runner, keys, clock, _ledger_options(settings, metrics)),
+        metrics.redis_answered,
     )
     leases: Leases = measured(
         RedisLeases(redis.beats, redis.runner, redis.ops, keys, _lease_options(settings)),
@@ -209,7 +213,7 @@ def assemble(
         nomad,
         children,
         clock,
-        sweep_soon=lambda place: feeds[place].sweep_soon(),
+        sweep_soon=partial(_sweep_soon, feeds),
         placement_deadline_seconds=settings.placement_deadline_seconds,
     )
     traces = traces_from_environment(settings.prefix, settings.name, __version__, clock.now_ms)
@@ -303,6 +307,14 @@ def _undecided_oldest_seconds(pipeline: Pipeline, clock: SystemClock) -> float:
     return (clock.now_ms() - min(due)) / 1000 if due else 0.0
 
 
+def _sweep_soon(feeds: Mapping[Place, Feed], place: Place) -> bool:
+    """A message taken over may be of a place this worker was not configured for."""
+    feed = feeds.get(place)
+    if feed is not None:
+        feed.sweep_soon()
+    return feed is not None
+
+
 def _policy(settings: Settings) -> Policy:
     if settings.allow_file is None:
         return Policy()
@@ -323,7 +335,7 @@ def _limits(settings: Settings, keys: Keys) -> Limits:
     )
 
 
-def _ledger_options(settings: Settings) -> LedgerOptions:
+def _ledger_options(settings: Settings, metrics: Metrics) -> LedgerOptions:
     # A dispatch sent by an owner that was paused right before sending: its lease, its request, a margin.
     quarantine_seconds = settings.nomad_timeout_seconds + settings.lease_seconds + MARGIN_SECONDS
     return LedgerOptions(
@@ -333,6 +345,7 @@ def _ledger_options(settings: Settings) -> LedgerOptions:
         retention_ms=settings.ledger_retention_seconds * 1000,
         reply_maxlen=settings.reply_maxlen,
         ui_address=settings.ui_base_url,
+        on_unconfirmed=lambda: metrics.redis_answered("settle", RedisUnconfirmed.code, 0.0),
     )
 
 

@@ -6,9 +6,9 @@ Moves entries; what they mean and how many to read is decided by the flow.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
-from worker.adapters.redis.connection import translate
+from worker.adapters.redis.connection import FAILURES, translate
 from worker.core.keys import Keys
 from worker.core.model import Entry, MessageKey
 from worker.errors import GroupMissing, WorkerError
@@ -56,7 +56,7 @@ class RedisInbox:
         try:
             for name in self._weights:
                 await self._create_group(name)
-        except (RedisError, OSError, TimeoutError) as error:
+        except FAILURES as error:
             raise translate(error) from error
 
     async def read(self, limit: int) -> Sequence[Entry]:
@@ -68,7 +68,7 @@ class RedisInbox:
                     return entries
             count = max(1, limit // len(self._weights))
             return await self._read_group(list(self._weights), count, self._block_ms)
-        except (RedisError, OSError, TimeoutError) as error:
+        except FAILURES as error:
             named = translate(error)
             if isinstance(named, GroupMissing):
                 await self.prepare()
@@ -94,7 +94,7 @@ class RedisInbox:
             pipeline.xrange(self._keys.stream(key.stream), key.id, key.id)
         try:
             answers = await pipeline.execute()
-        except (RedisError, OSError, TimeoutError) as error:
+        except FAILURES as error:
             raise translate(error) from error
         return [Entry(key, found[0][1] if found else None) for key, found in zip(keys, answers, strict=True)]
 
@@ -134,7 +134,7 @@ class RedisInbox:
             page = await self._ops.xpending_range(
                 self._keys.stream(name), self._group, start, "+", count, self._consumer
             )
-        except (RedisError, OSError, TimeoutError) as error:
+        except FAILURES as error:
             named: WorkerError = translate(error)
             if isinstance(named, GroupMissing):
                 return []

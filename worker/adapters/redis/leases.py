@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from redis.exceptions import RedisError
-
-from worker.adapters.redis.connection import translate
+from worker.adapters.redis.connection import FAILURES, translate
 from worker.adapters.redis.records import decode_record
 from worker.adapters.redis.scripts import Script, ScriptRunner
 from worker.core.keys import Keys
@@ -77,7 +75,7 @@ class RedisLeases:
                 for name in await self._holders(stream)
                 if name not in alive
             ]
-        except (RedisError, OSError, TimeoutError) as error:
+        except FAILURES as error:
             named = translate(error)
             if isinstance(named, GroupMissing):
                 return []
@@ -109,7 +107,7 @@ class RedisLeases:
             for stream in self._options.streams:
                 consumers = await self._ops.xinfo_consumers(self._keys.stream(stream), self._options.group)
                 names |= {consumer["name"].decode() for consumer in consumers}
-        except (RedisError, OSError, TimeoutError) as error:
+        except FAILURES as error:
             raise translate(error) from error
         streams = [self._keys.stream(name) for name in self._options.streams]
         retired = 0

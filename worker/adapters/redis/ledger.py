@@ -3,14 +3,14 @@
 Decides nothing: `lifecycle.advance` says what a fact means, the scripts whether it may be kept.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
-from redis.exceptions import RedisError
+import structlog
 
-from worker.adapters.redis.connection import translate
+from worker.adapters.redis.connection import FAILURES, translate
 from worker.adapters.redis.records import decode_record, outcome_fields, routing_fields
 from worker.adapters.redis.scripts import Args, Script, ScriptRunner
 from worker.core.instants import format_rfc3339
@@ -27,8 +27,17 @@ from worker.core.lifecycle import (
 )
 from worker.core.model import DEAD_LETTERED, LEDGER_VERSION, MessageKey, Phase, Record
 from worker.core.reply import reply_fields
-from worker.errors import DuplicateChild, Fenced, IllegalTransition, RecordGone, RecordUnreadable
+from worker.errors import (
+    DuplicateChild,
+    Fenced,
+    IllegalTransition,
+    RecordGone,
+    RecordUnreadable,
+    RedisUnconfirmed,
+)
 from worker.ports import Admission, Clock
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +49,7 @@ class LedgerOptions:
             total timeout, and the time a paused worker may believe in its lease, and a margin.
         reply_maxlen: entries kept per reply stream, approximately; 0: all.
         ui_address: Nomad's address for links in replies; empty: none.
+        on_unconfirmed: told of each final reply that was not confirmed as durable in time.
     """
 
     worker: str
@@ -48,6 +58,7 @@ class LedgerOptions:
     retention_ms: int
     reply_maxlen: int
     ui_address: str = ""
+    on_unconfirmed: Callable[[], None] = lambda: None
 
 
 class RedisLedger:
@@ -150,16 +161,20 @@ class RedisLedger:
         ]
         stream, ledger = self._keys.stream(key.stream), self._keys.message(key)
         keys = [stream, ledger, reply_key, self._keys.dead, self._keys.cancels]
-        answer = await self._runner.run(Script.SETTLE, keys, args)
+        answer, confirmed = await self._runner.run_confirmed(Script.SETTLE, keys, args)
         if answer[0] == b"fenced":
             raise _refused(record, answer)
+        if not confirmed:
+            # The reply is out and may have been read: nothing but telling is left to do.
+            options.on_unconfirmed()
+            log.warning("ledger.settled_unconfirmed", stream=key.stream, message_id=key.id)
         return advance(record, ReplyPublished(reply_id=answer[1].decode()))
 
     async def recall(self, key: MessageKey) -> Record | None:
         """See `ports.Ledger.recall`."""
         try:
             stored = await self._redis.hgetall(self._keys.message(key))
-        except (RedisError, OSError, TimeoutError) as error:
+        except FAILURES as error:
             raise translate(error) from error
         return decode_record(key, stored) if stored else None
 
@@ -197,12 +212,21 @@ class RedisLedger:
         reply_to: str | None = None,
     ) -> Any:
         keys = [self._keys.message(record.key), *([reply_to] if reply_to else [])]
-        answer = await self._runner.run(script, keys, [self._options.worker, record.fence, *args])
+        args = [self._options.worker, record.fence, *args]
+        confirmed = True
+        if script is Script.INTEND:
+            answer, confirmed = await self._runner.run_confirmed(script, keys, args)
+        else:
+            answer = await self._runner.run(script, keys, args)
         if answer[0] == b"fenced":
             raise _refused(record, answer)
         if answer[0] == b"state":
             message = f"the ledger has {record.key} as {answer[1].decode()}, not as {record.phase.value}"
             raise IllegalTransition(message)
+        if not confirmed:
+            # Were it lost in a failover, nobody would know that Nomad was asked: so it is not, yet.
+            message = f"the intent to dispatch {record.key} is written, but not confirmed as durable"
+            raise RedisUnconfirmed(message)
         return answer
 
     def _reply_key(self, record: Record) -> str:

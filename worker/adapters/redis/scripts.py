@@ -13,9 +13,10 @@ from importlib.resources import files
 from typing import Any
 
 from redis.asyncio import RedisCluster
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import MovedError, NoScriptError, RedisError, ResponseError
 
 from worker.adapters.redis.connection import translate
+from worker.adapters.redis.durability import Durability
 from worker.errors import RedisDenied, RedisUnavailable, Then, WorkerError
 
 MAX_BATCH = 200
@@ -65,6 +66,9 @@ class _Call:
     script: Script
     keys: Sequence[str]
     args: Args
+    confirm: bool = False
+    confirmed: bool = True
+    """Whether what it wrote is known to be durable, where that was asked for."""
     answer: asyncio.Future[Any] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     def command(self, *, whole: bool) -> tuple[Any, ...]:
@@ -77,10 +81,15 @@ class ScriptRunner:
     """Runs scripts on one connection pool; calls made while a pipeline is under way share the next one.
 
     Every script is safe to repeat, so a call whose answer was lost may simply be made again.
+
+    Args:
+        redis: a client for operations.
+        durability: what `run_confirmed` asks for.
     """
 
-    def __init__(self, redis: Any) -> None:
+    def __init__(self, redis: Any, durability: Durability = Durability.NONE) -> None:
         self._redis = redis
+        self._durability = durability
         self._waiting: list[_Call] = []
         self._sender: asyncio.Task[None] | None = None
         self._closed = False
@@ -92,10 +101,24 @@ class ScriptRunner:
             RedisUnavailable: (or a kind of it) no answer, or none that counts; safe to repeat.
             RedisDenied: the Redis user may not run what the script needs.
         """
+        return await self._run(_Call(script, keys, args))
+
+    async def run_confirmed(self, script: Script, keys: Sequence[str], args: Args) -> tuple[Any, bool]:
+        """Run one script and ask whether what it wrote is durable.
+
+        Returns:
+            Its answer, and whether that was confirmed in time; True where no durability is asked for.
+
+        Raises:
+            RedisUnavailable, RedisDenied: as `run`.
+        """
+        call = _Call(script, keys, args, confirm=self._durability is not Durability.NONE)
+        return await self._run(call), call.confirmed
+
+    async def _run(self, call: _Call) -> Any:
         if self._closed:
             message = "the connection is closed"
             raise RedisUnavailable(message)
-        call = _Call(script, keys, args)
         self._waiting.append(call)
         if self._sender is None or self._sender.done():
             self._sender = asyncio.create_task(self._send(), name="redis.scripts")
@@ -118,7 +141,13 @@ class ScriptRunner:
                         call.answer.set_exception(_named(error))
 
     async def _answer(self, batch: Sequence[_Call], *, whole: bool) -> None:
-        answers = await self._execute([call.command(whole=whole) for call in batch])
+        commands = [call.command(whole=whole) for call in batch]
+        if any(call.confirm for call in batch):
+            answers, confirmed = await self._execute_confirmed(batch[0].keys[0], commands)
+            for call in batch:
+                call.confirmed = confirmed
+        else:
+            answers = await self._execute(commands)
         unknown = []
         for call, answer in zip(batch, answers, strict=True):
             if isinstance(answer, NoScriptError) and not whole:
@@ -140,10 +169,53 @@ class ScriptRunner:
             return await asyncio.gather(
                 *(self._redis.execute_command(*command) for command in commands), return_exceptions=True
             )
+        return await self._pipeline(commands)
+
+    async def _execute_confirmed(
+        self, key: str, commands: Sequence[tuple[Any, ...]]
+    ) -> tuple[Sequence[Any], bool]:
+        """The answers, and whether all that was written is durable: asked on the connection that wrote."""
+        whole = [*commands, self._durability.command]
+        if isinstance(self._redis, RedisCluster):
+            answers = await self._on_one_connection(self._redis, key, whole)
+        else:
+            answers = await self._pipeline(whole)
+        return answers[:-1], Durability.confirms(answers[-1])
+
+    async def _pipeline(self, commands: Sequence[tuple[Any, ...]]) -> Sequence[Any]:
         pipeline = self._redis.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
         answers: Sequence[Any] = await pipeline.execute(raise_on_error=False)
+        return answers
+
+    async def _on_one_connection(
+        self, cluster: RedisCluster, key: str, commands: Sequence[tuple[Any, ...]]
+    ) -> Sequence[Any]:
+        await cluster.initialize()
+        node = cluster.get_node_from_key(key)
+        if node is None:
+            message = "no node of the cluster serves the worker's slot"
+            raise RedisUnavailable(message)
+        connection = node.acquire_connection()
+        answers: list[Any] = []
+        try:
+            await connection.connect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+            await connection.send_packed_command(connection.pack_commands(commands))
+            for command in commands:
+                try:
+                    answers.append(await node.parse_response(connection, str(command[0])))
+                except ResponseError as error:
+                    answers.append(error)
+        except BaseException:
+            # Answers may still be on their way, and would be taken for those of the next command.
+            await connection.disconnect()
+            raise
+        finally:
+            node.release(connection)
+        if any(isinstance(answer, MovedError) for answer in answers):
+            # The slot is somewhere else. The client follows, and knows from then on; not confirmed this time.
+            return [*await self._execute(commands[:-1]), 0]
         return answers
 
 

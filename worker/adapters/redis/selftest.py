@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from redis.exceptions import NoPermissionError, RedisError
+from redis.exceptions import NoPermissionError
 
 from worker.adapters.redis.cancels import RedisCancels
-from worker.adapters.redis.connection import translate
+from worker.adapters.redis.connection import FAILURES, translate
 from worker.adapters.redis.inbox import RedisInbox
 from worker.adapters.redis.leases import LeaseOptions, RedisLeases
 from worker.adapters.redis.ledger import LedgerOptions, RedisLedger
@@ -60,7 +60,7 @@ async def inspect(redis: Any) -> ServerReport:
     except NoPermissionError:
         # INFO and CONFIG are often withheld; the scripts' own test below is what must pass.
         return ServerReport("unknown", ())
-    except (RedisError, OSError, TimeoutError) as error:
+    except FAILURES as error:
         raise translate(error) from error
     return ServerReport(version, tuple(warnings))
 
@@ -91,7 +91,7 @@ async def rehearse(redis: Any, keys: Keys, clock: Clock) -> None:
     runner = ScriptRunner(redis)
     try:
         await _rehearse(redis, runner, own, clock)
-    except (RedisError, OSError, TimeoutError) as error:
+    except FAILURES as error:
         raise translate(error) from error
     finally:
         await runner.close()
@@ -152,6 +152,6 @@ async def _remove(redis: Any, keys: Keys) -> None:
     try:
         for name in names:
             await redis.unlink(name)
-    except (RedisError, OSError, TimeoutError):
+    except FAILURES:
         # Left behind at worst: some small keys whose names say what they are. The ledger entry expires.
         return

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
-from worker.adapters.redis.connection import translate
+from worker.adapters.redis.connection import FAILURES, translate
 from worker.core.backlog import Backlog, StreamBacklog
 from worker.core.instants import entry_time_ms
 from worker.core.keys import Keys
@@ -49,7 +49,7 @@ class RedisSurvey:
                 dead_letters=await self._ops.xlen(self._keys.dead),
                 workers=await self._ops.zcount(self._keys.workers, f"({now_ms}", "+inf"),
             )
-        except (RedisError, OSError, TimeoutError) as error:
+        except FAILURES as error:
             raise translate(error) from error
 
     async def workers(self) -> list[WorkerSeen]:
@@ -65,7 +65,7 @@ class RedisSurvey:
                 WorkerSeen(name.decode(), (deadline - now_ms) / 1000, await self._about(name.decode()))
                 for name, deadline in found
             ]
-        except (RedisError, OSError, TimeoutError) as error:
+        except FAILURES as error:
             raise translate(error) from error
 
     async def _now_ms(self) -> int:

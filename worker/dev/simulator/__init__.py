@@ -215,7 +215,7 @@ class Simulator:
             index_back: by how much the index goes back, as after a restore of an older snapshot.
         """
         self.cluster.ring.clear()
-        self.state.index = max(self.state.index - index_back, 1)
+        self.state.go_back(index_back)
         await self._server.start(*self._wanted)
 
 

@@ -82,7 +82,7 @@ async def index_back(call: Call) -> web.Response:
 def go_back(call: Call, by: int) -> int:
     """Turn the index back; return it."""
     cluster = call.cluster
-    cluster.state.index = max(cluster.state.index - by, 1)
+    cluster.state.go_back(by)
     cluster.ring.clear()
     cluster.faults.close_streams()
     return cluster.state.index

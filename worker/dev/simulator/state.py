@@ -3,6 +3,7 @@
 Knows the rules every write keeps (indexes, job status, summaries, events), not why a write happens.
 """
 
+import itertools
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -93,6 +94,25 @@ class State:
         """Start a write at the next index; `kind` is the type of its events."""
         self.index += 1
         return Write(self, kind, self.index, now)
+
+    def go_back(self, by: int) -> int:
+        """Turn the index back, as the restore of an older snapshot does: no object is of a later one.
+
+        What the objects say stays as it is.
+        """
+        self.index = index = max(self.index - by, 1)
+        self.table_index = {table: min(known, index) for table, known in self.table_index.items()}
+        for job in self.jobs.values():
+            job.job_modify_index = min(job.job_modify_index, index)
+            job.summary_index = min(job.summary_index, index)
+        for alloc in self.allocs.values():
+            alloc.alloc_modify_index = min(alloc.alloc_modify_index, index)
+        for one in itertools.chain[Job | Evaluation | Allocation | Node](
+            self.jobs.values(), self.evals.values(), self.allocs.values(), self.nodes.values()
+        ):
+            one.create_index = min(one.create_index, index)
+            one.modify_index = min(one.modify_index, index)
+        return index
 
     def job(self, namespace: str, job_id: str) -> Job | None:
         """Return a job or None."""

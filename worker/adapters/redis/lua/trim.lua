@@ -46,5 +46,7 @@ for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
   if not keep_from or before(needed, keep_from) then keep_from = needed end
 end
 if not keep_from then return 0 end
+-- XTRIM first: it frees memory, and is allowed where a full server refuses SET. A floor left low is harmless.
+local dropped = redis.call('XTRIM', KEYS[1], 'MINID', '~', keep_from)
 redis.call('SET', KEYS[2], predecessor(keep_from))
-return redis.call('XTRIM', KEYS[1], 'MINID', '~', keep_from)
+return dropped
