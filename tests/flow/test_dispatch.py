@@ -273,6 +273,7 @@ async def test_a_check_that_fails_after_the_lease_ran_out_leaves_the_dispatch_un
     assert of.record is not None
 
     task = asyncio.create_task(world.dispatch.send(of, of.record))
+    await settle()
     await world.clock.pass_(30)
 
     fact = await task
