@@ -1,59 +1,104 @@
-"""What a request may ask for, beyond being well-formed: rules per request stream, from a TOML file's tables.
+"""What the policy makes of a request: allowed or not, what is put into it, and which limits hold for it.
 
-Knows nothing of files. Without rules everything is allowed that Nomad's own rights allow.
+Knows nothing of files or of their form (`policy_file`). Without a policy everything is allowed that Nomad's
+own rights allow, and nothing is limited or repeated.
 """
 
+import math
 from collections.abc import Iterator, Mapping
-from fnmatch import fnmatchcase
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
-import msgspec
-
-from worker.core.model import Request
+from worker.core.backoff import Backoff
+from worker.core.model import Outcome, Request, Routing, Verdict
+from worker.core.policy_file import (
+    Limit,
+    PolicyFile,
+    RetryRule,
+    StreamRule,
+    TenantLimit,
+    matches,
+    most_specific,
+    read_tables,
+)
 from worker.errors import NotAllowed, SettingsInvalid
 
 ANY_STREAM = "*"
+DEFAULT_WEIGHT = 1
 
 
-class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What may come in through one stream. A list that is absent allows everything, an empty one nothing."""
+class Cap(NamedTuple):
+    """Most jobs in flight of one name, over all replicas."""
 
-    jobs: list[str] | None = None
-    """Globs; `*` also matches `/`."""
-    namespaces: list[str] | None = None
-    regions: list[str] | None = None
-    meta_keys: list[str] | None = None
-    reply_to: list[str] | None = None
-    """Names of reply streams; the shared one is always allowed."""
-    max_priority: int | None = None
-    max_payload_bytes: int | None = None
+    scope: str
+    """`total`, `job`, `tenant`, `namespace` or `stream`."""
+    name: str
+    """What shares the cap: a name, or the glob itself where the table says `shared`; empty for `total`."""
+    most: int
 
 
-class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    streams: dict[str, Rule] = {}
+class Rate(NamedTuple):
+    """Most dispatches of one name a second, over all replicas: a token bucket."""
+
+    scope: str
+    name: str
+    per_second: float
+    burst: int
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """When and how soon a run of a job is repeated."""
+
+    glob: str
+    """The rule's table in `retries`."""
+    rule: RetryRule
+
+    def again(self, outcome: Outcome, attempt: int) -> bool:
+        """Whether the run that ended so, the attempt-th, is followed by another."""
+        if attempt >= self.rule.max_attempts or outcome.verdict.value not in self.rule.on:
+            return False
+        codes = self.rule.exit_codes
+        return outcome.verdict is not Verdict.FAILED or codes is None or outcome.exit_code in codes
+
+    def delay_seconds(self, attempt: int, chance: float) -> float:
+        """The wait after the attempt-th run; `chance` is uniform in [0, 1)."""
+        backoff = Backoff(self.rule.backoff_seconds, self.rule.max_backoff_seconds)
+        return backoff.delay(attempt, chance)
 
 
 class Policy:
-    """The rules of all streams; the table `*` is for streams without one of their own."""
+    """One policy in force. Cheap to ask: every answer about limits is looked up once per name."""
 
-    def __init__(self, rules: Mapping[str, Rule] | None = None) -> None:
-        self._rules = rules
+    def __init__(self, file: PolicyFile | None = None) -> None:
+        self.file = file or PolicyFile()
+        self._matched: dict[tuple[str, str], tuple[str, Limit] | None] = {}
 
     @classmethod
     def parse(cls, tables: Mapping[str, Any]) -> "Policy":
-        """Read the tables of a policy file, `[streams.<name>]` each.
+        """Read the tables of a policy file.
 
         Raises:
-            SettingsInvalid: an unknown key or a value of the wrong type; the message names it.
+            SettingsInvalid: the message has one line per fault, each with its path.
         """
-        try:
-            return cls(msgspec.convert(tables, _File).streams)
-        except msgspec.ValidationError as error:
-            message = f"the policy is not valid: {error}"
-            raise SettingsInvalid(message) from error
+        file, faults = read_tables(tables)
+        if file is None:
+            message = "\n".join(f"the policy is not valid: {fault}" for fault in faults)
+            raise SettingsInvalid(message)
+        return cls(file)
 
-    def check(self, stream: str, request: Request, namespace: str, region: str) -> None:
-        """Let a request pass, or not.
+    # Requests ---------------------------------------------------------------------------------------
+
+    def rule(self, stream: str) -> tuple[str, StreamRule] | None:
+        """The table for a request stream with its name; None when there is none, or no policy at all."""
+        streams = self.file.streams or {}
+        for name in (stream, ANY_STREAM):
+            if name in streams:
+                return name, streams[name]
+        return None
+
+    def admit(self, stream: str, request: Request, namespace: str, region: str) -> Request:
+        """The request as it is dispatched: checked, with the policy's meta and priority filled in.
 
         Args:
             stream: short name of the stream it came in through.
@@ -64,29 +109,112 @@ class Policy:
         Raises:
             NotAllowed: naming the rule, never the request's own values.
         """
-        if self._rules is None:
+        self.check(stream, request, namespace, region)
+        found = self.rule(stream)
+        if found is None:
+            return request
+        _, rule = found
+        priority = rule.default_priority if request.priority is None else request.priority
+        if not rule.default_meta and not rule.forced_meta:
+            return request if priority == request.priority else replace(request, priority=priority)
+        meta = {**rule.default_meta, **request.meta, **rule.forced_meta}
+        return replace(request, meta=meta, priority=priority)
+
+    def check(self, stream: str, request: Request, namespace: str, region: str) -> None:
+        """Let a request pass, or not; see `admit`.
+
+        Raises:
+            NotAllowed: naming the rule, never the request's own values.
+        """
+        if self.file.streams is None:
             return
-        rule = self._rules.get(stream) or self._rules.get(ANY_STREAM)
-        if rule is None:
+        found = self.rule(stream)
+        if found is None:
             message = f"no policy for the stream {stream}"
             raise NotAllowed(message)
-        for broken in _broken(rule, request, namespace, region):
+        for broken in broken_rules(found[1], request, namespace, region):
             message = f"not allowed by the rule {broken} of the stream {stream}"
             raise NotAllowed(message)
 
+    # Limits -----------------------------------------------------------------------------------------
 
-def _broken(rule: Rule, request: Request, namespace: str, region: str) -> Iterator[str]:
-    if rule.jobs is not None and not any(fnmatchcase(request.job, glob) for glob in rule.jobs):
+    def caps(self, stream: str, routing: Routing) -> tuple[Cap, ...]:
+        """Every cap that a message counts against."""
+        total = self.file.limits.cap
+        caps = [] if total is None else [Cap("total", "", total)]
+        for scope, name, limit in self._limits(stream, routing):
+            if limit.cap is not None:
+                caps.append(Cap(scope, name, limit.cap))
+        return tuple(caps)
+
+    def rates(self, stream: str, routing: Routing) -> tuple[Rate, ...]:
+        """Every rate that a message's dispatch counts against."""
+        rates = []
+        for scope, name, limit in self._limits(stream, routing):
+            if limit.per_second is not None:
+                burst = limit.burst or max(1, math.floor(limit.per_second))
+                rates.append(Rate(scope, name, limit.per_second, burst))
+        return tuple(rates)
+
+    def weight(self, tenant: str) -> int:
+        """A tenant's share of the turns while others wait too."""
+        found = self._match("tenant", self.file.limits.tenants, tenant)
+        limit = found[1] if found else None
+        return (limit.weight if isinstance(limit, TenantLimit) else None) or DEFAULT_WEIGHT
+
+    def retry(self, job: str) -> Retry | None:
+        """The rule for repeating runs of a job; None: they are not repeated."""
+        found = most_specific(self.file.retries, job)
+        return Retry(*found) if found else None
+
+    def _limits(self, stream: str, routing: Routing) -> Iterator[tuple[str, str, Limit]]:
+        limits = self.file.limits
+        scopes: tuple[tuple[str, Mapping[str, Limit], str], ...] = (
+            ("stream", limits.streams, stream),
+            ("job", limits.jobs, routing.job),
+            ("namespace", limits.namespaces, routing.namespace),
+            ("tenant", limits.tenants, routing.tenant),
+        )
+        for scope, tables, name in scopes:
+            if found := self._match(scope, tables, name):
+                glob, limit = found
+                yield scope, glob if limit.shared else name, limit
+
+    def _match(self, scope: str, tables: Mapping[str, Limit], name: str) -> tuple[str, Limit] | None:
+        if not tables:
+            return None
+        try:
+            return self._matched[scope, name]
+        except KeyError:
+            if len(self._matched) >= REMEMBERED:
+                self._matched.clear()
+            found = self._matched[scope, name] = most_specific(tables, name)
+            return found
+
+
+REMEMBERED = 10_000
+"""Names whose table is remembered: tenants are the producers' to invent."""
+
+
+def broken_rules(rule: StreamRule, request: Request, namespace: str, region: str) -> Iterator[str]:
+    """The names of the rules that a request breaks."""
+    if not _any(rule.jobs, request.job):
         yield "jobs"
-    if rule.namespaces is not None and namespace not in rule.namespaces:
+    if not _any(rule.namespaces, namespace):
         yield "namespaces"
-    if rule.regions is not None and region not in rule.regions:
+    if not _any(rule.regions, region):
         yield "regions"
-    if rule.meta_keys is not None and not set(request.meta) <= set(rule.meta_keys):
+    if not _any(rule.tenants, request.tenant):
+        yield "tenants"
+    if not all(_any(rule.meta_keys, key) for key in request.meta):
         yield "meta_keys"
-    if rule.reply_to is not None and request.reply_to and request.reply_to not in rule.reply_to:
+    if request.reply_to and not _any(rule.reply_to, request.reply_to):
         yield "reply_to"
     if rule.max_priority is not None and (request.priority or 0) > rule.max_priority:
         yield "max_priority"
     if rule.max_payload_bytes is not None and len(request.payload) > rule.max_payload_bytes:
         yield "max_payload_bytes"
+
+
+def _any(globs: list[str] | None, name: str) -> bool:
+    return globs is None or any(matches(glob, name) for glob in globs)
