@@ -10,10 +10,11 @@ UV     := .tools/uv/bin/uv
 # More arguments for pytest: make test PYTEST="-k settings"
 PYTEST  ?=
 WORKERS ?= auto
+BENCH   ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow lint format docs lock dist clean
+.PHONY: help demo test test-slow bench bench-full lint format docs lock dist clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +27,12 @@ test: lint ## Set up, then check style and types and run all tests
 
 test-slow: $(STAMP) ## Set up, then run the tests that take minutes
 	$(BIN)/pytest -m slow $(PYTEST)
+
+bench: $(STAMP) ## Set up, then measure for some two minutes (one alone: make bench BENCH=end_to_end)
+	$(BIN)/python -m benchmarks $(BENCH)
+
+bench-full: $(STAMP) ## Set up, then measure with more and longer rounds
+	$(BIN)/python -m benchmarks --full $(BENCH)
 
 lint: $(STAMP) ## Check style and types
 	$(BIN)/ruff check
