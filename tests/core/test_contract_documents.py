@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from worker.core.asyncapi import asyncapi
+from worker.core.policy_file import policy_schema
 from worker.core.schema import dead_letter_schema, reply_schema, request_schema
 from worker.deadletter import OWN_FIELDS
 
@@ -16,6 +17,7 @@ DOCUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "request.schema.json": request_schema,
     "reply.schema.json": reply_schema,
     "dead-letter.schema.json": dead_letter_schema,
+    "policy.schema.json": policy_schema,
     "asyncapi.json": asyncapi,
 }
 

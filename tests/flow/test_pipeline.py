@@ -93,7 +93,7 @@ class World:
         children = Children(self.clock)
         none = NoInstruments()
         self.pipeline = Pipeline(
-            Admit(self.inbox, self.ledger, Limits(Keys("{t}")), Policy(), "{message_id}"),
+            Admit(self.inbox, self.ledger, Limits(Keys("{t}")), Policy, "{message_id}"),
             Dispatch(
                 self.nomad,
                 children,

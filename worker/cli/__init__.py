@@ -18,6 +18,7 @@ from worker.cli import (
     dlq,
     doctor,
     healthcheck,
+    policy,
     run,
     schema,
     simulator,
@@ -54,7 +55,21 @@ def _root(
     del version
 
 
-for module in (run, dev, dispatch, wait, cancel, status, dlq, doctor, simulator, config, schema, healthcheck):
+for module in (
+    run,
+    dev,
+    dispatch,
+    wait,
+    cancel,
+    status,
+    dlq,
+    doctor,
+    simulator,
+    config,
+    policy,
+    schema,
+    healthcheck,
+):
     module.register(app)
 
 

@@ -1,4 +1,4 @@
-"""`dispatch-worker schema`: the messages' contract, as JSON Schemas and as an AsyncAPI document.
+"""`dispatch-worker schema`: the messages' contract and the policy file's form, as JSON Schemas and AsyncAPI.
 
 Knows nothing of their content.
 """
@@ -16,6 +16,7 @@ class Document(StrEnum):
     REQUEST = "request"
     REPLY = "reply"
     DEAD_LETTER = "dead-letter"
+    POLICY = "policy"
     ASYNCAPI = "asyncapi"
 
 
@@ -29,14 +30,16 @@ def schema(
         Document | None, typer.Argument(help="Which one; without it all JSON Schemas, by name.")
     ] = None,
 ) -> None:
-    """Print the JSON Schema of the messages, or the AsyncAPI document."""
+    """Print the JSON Schema of the messages or of the policy file, or the AsyncAPI document."""
     from worker.core.asyncapi import asyncapi  # noqa: PLC0415 - heavy
+    from worker.core.policy_file import policy_schema  # noqa: PLC0415
     from worker.core.schema import dead_letter_schema, reply_schema, request_schema  # noqa: PLC0415
 
     schemas = {
         Document.REQUEST: request_schema,
         Document.REPLY: reply_schema,
         Document.DEAD_LETTER: dead_letter_schema,
+        Document.POLICY: policy_schema,
     }
     if document is Document.ASYNCAPI:
         shown = asyncapi()

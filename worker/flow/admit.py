@@ -21,6 +21,7 @@ class Admit:
     """Decodes entries and puts them into the ledger.
 
     Args:
+        policy: the one in force now; it may change between two messages.
         token_template: as `WORKER_TOKEN_TEMPLATE`: `{message_id}`, and `{stream}` where several are read.
         job_trace: the `traceparent` a message's job gets, for the one its request has; empty: none.
     """
@@ -30,7 +31,7 @@ class Admit:
         inbox: Inbox,
         ledger: Ledger,
         limits: Limits,
-        policy: Policy,
+        policy: Callable[[], Policy],
         token_template: str,
         *,
         job_trace: Callable[[MessageKey, str], str] = lambda _key, _given: "",
@@ -93,7 +94,7 @@ class Admit:
             raise PayloadLost(text)
         request = decode_request(entry.fields, self._limits)
         place = routing_of(request, self._limits).place
-        self._policy.check(entry.key.stream, request, place.namespace, place.region)
+        request = self._policy().admit(entry.key.stream, request, place.namespace, place.region)
         traceparent = self._job_trace(entry.key, request.traceparent)
         if not traceparent or TRACE_META in request.meta:
             return request

@@ -143,6 +143,7 @@ class App:
         tree.start("cancels", parts.cancel_feed.run(parts.health.loop("cancels")))
         tree.start("readiness", judge_readiness(parts, self.ready))
         tree.start("lookout", parts.lookout.run())
+        tree.start("policy", parts.policy_file.run())
         tree.start("intake", parts.intake.run(parts.health.loop("intake")))
         parts.health.condition("started", ok=True)
 

@@ -4,8 +4,7 @@ Changes nothing that lasts. Each finding says what to do about it; nothing here 
 """
 
 import secrets
-import tomllib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from enum import StrEnum
@@ -20,9 +19,9 @@ from worker.adapters.redis.survey import RedisSurvey
 from worker.core.instants import parse_rfc3339
 from worker.core.keys import Keys
 from worker.core.model import Order, Place
-from worker.core.policy import Policy
 from worker.errors import NomadDenied, NomadRefused, SettingsInvalid, WorkerError
 from worker.runtime.clock import SystemClock
+from worker.runtime.policy import load_policy
 from worker.runtime.wiring import nomad_options, places, redis_options
 from worker.settings import Settings
 
@@ -221,16 +220,8 @@ async def _first_frame(nomad: NomadClient, place: Place) -> None:
 
 def _policy_jobs(settings: Settings) -> list[str]:
     """What the policy lets through, in its own globs."""
-    if settings.allow_file is None:
-        return []
-    try:
-        tables = tomllib.loads(settings.allow_file.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        message = f"WORKER_ALLOW_FILE cannot be read: {error}"
-        raise SettingsInvalid(message) from error
-    Policy.parse(tables)
-    rules: Iterable[dict[str, Any]] = tables.get("streams", {}).values()
-    return [job for rule in rules for job in rule.get("jobs", ())]
+    streams = load_policy(settings.allow_file).file.streams or {}
+    return [job for rule in streams.values() for job in rule.jobs or ()]
 
 
 async def _jobs(settings: Settings, nomad: NomadClient, wanted: Sequence[str]) -> Findings:

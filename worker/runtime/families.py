@@ -163,6 +163,10 @@ class Families:
         self.lease = self._gauge("lease_remaining_seconds", "How long the lease is certainly held.")
         self.gate = self._gauge("dispatch_gate_open", "Whether dispatches flow freely.")
         self.draining = self._gauge("draining", "Whether this process is shutting down.")
+        self.policy_reload = self._gauge(
+            "config_last_reload_successful",
+            "Whether the policy file as it is now is in force; 0: it has a fault, and the last good one is.",
+        )
         self.build = self._gauge(
             "build_info", "Always 1; the labels tell what runs.", "version", "revision", "python"
         )

@@ -254,6 +254,10 @@ class Metrics:
         """When the Nomad token ends; 0: never, or not known."""
         self.families.token_expiry.set(unix_seconds)
 
+    def policy_read(self, fault: str) -> None:
+        """Why the policy file as it is now is not in force; empty: it is."""
+        self.families.policy_reload.set(not fault)
+
     # At every scrape --------------------------------------------------------------------------------
 
     def _set_shared(self, backlog: Backlog) -> None:

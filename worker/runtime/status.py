@@ -54,6 +54,7 @@ async def status(parts: Parts) -> Mapping[str, Any]:
             for name, stream in backlog.streams.items()
         },
         "dead_letters": backlog.dead_letters,
+        "policy": {"version": parts.policy_file.version, "fault": parts.policy_file.fault},
         "workers": [
             {
                 "name": worker.name,

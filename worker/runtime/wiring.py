@@ -4,7 +4,6 @@ Decides nothing beyond who is handed what.
 """
 
 import os
-import tomllib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,9 +23,8 @@ from worker.adapters.redis.scripts import ScriptRunner
 from worker.adapters.redis.survey import RedisSurvey
 from worker.core.keys import Keys
 from worker.core.model import MessageKey, Place
-from worker.core.policy import Policy
 from worker.core.request import Limits
-from worker.errors import RedisUnconfirmed, SettingsInvalid
+from worker.errors import RedisUnconfirmed
 from worker.flow.admit import Admit
 from worker.flow.cancel import CancelFeed
 from worker.flow.children import Children
@@ -46,6 +44,7 @@ from worker.runtime.housekeeping import Housekeeping
 from worker.runtime.lookout import Lookout
 from worker.runtime.measured import measured
 from worker.runtime.metrics import Local, Metrics
+from worker.runtime.policy import PolicyFile
 from worker.runtime.traces import Traces, traces_from_environment
 from worker.settings import Settings
 
@@ -150,6 +149,7 @@ class Parts:
     lookout: Lookout
     traces: Traces | None
     cancel_feed: CancelFeed
+    policy_file: PolicyFile
 
 
 def assemble(
@@ -172,6 +172,7 @@ def assemble(
         version=__version__,
         revision=os.environ.get("SOURCE_REVISION", "unknown"),
     )
+    policy_file = PolicyFile(settings.allow_file, metrics.policy_read)
     redis = Redis.connect(settings, learn)
     nomad = NomadClient(nomad_options(settings, learn), on_request=metrics.nomad_answered)
     streams = {stream.name: stream.weight for stream in settings.streams}
@@ -230,7 +231,7 @@ def assemble(
             inbox,
             ledger,
             _limits(settings, keys),
-            _policy(settings),
+            lambda: policy_file.policy,
             settings.token_template,
             job_trace=_job_trace(settings, traces),
         ),
@@ -292,6 +293,7 @@ def assemble(
         CancelFeed(
             RedisCancels(redis.reader, keys, block_ms=int(settings.block_seconds * 1000)), pipeline, clock
         ),
+        policy_file,
     )
 
 
@@ -313,17 +315,6 @@ def _sweep_soon(feeds: Mapping[Place, Feed], place: Place) -> bool:
     if feed is not None:
         feed.sweep_soon()
     return feed is not None
-
-
-def _policy(settings: Settings) -> Policy:
-    if settings.allow_file is None:
-        return Policy()
-    try:
-        tables = tomllib.loads(settings.allow_file.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        message = f"WORKER_ALLOW_FILE cannot be read: {error}"
-        raise SettingsInvalid(message) from error
-    return Policy.parse(tables)
 
 
 def _limits(settings: Settings, keys: Keys) -> Limits:

@@ -155,7 +155,8 @@ class Settings(BaseSettings):
     allow_file: ReadableFile = _setting(
         "WORKER_ALLOW_FILE",
         None,
-        "Policy: which jobs and meta keys are dispatched. Unset: whatever the token may dispatch.",
+        "Policy file (TOML, see docs/policy.md): what is allowed, limited and run again. Read again when it "
+        "changes; a faulty one leaves the last good one in force. Unset: whatever the token may dispatch.",
     )
     max_meta_bytes: int = _setting(
         "WORKER_MAX_META_BYTES",
