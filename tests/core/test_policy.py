@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from worker.core.model import Outcome, Request, Routing, Verdict
 from worker.core.policy import Cap, Policy, Rate
 from worker.core.policy_explain import RULES, explain
-from worker.core.policy_file import most_specific, read_tables
+from worker.core.policy_file import Limit, most_specific, read_tables
 from worker.errors import NotAllowed, SettingsInvalid
 
 FILE = """
@@ -350,12 +350,12 @@ names = st.text(alphabet="ab-*?", min_size=1, max_size=4)
 
 
 @given(
-    tables=st.dictionaries(names, st.builds(dict), max_size=6),
+    tables=st.dictionaries(names, st.builds(Limit), max_size=6),
     name=st.text("ab-", max_size=4),
     data=st.data(),
 )
 def test_which_table_counts_does_not_hang_on_their_order(
-    tables: dict[str, dict[str, int]], name: str, data: st.DataObject
+    tables: dict[str, Limit], name: str, data: st.DataObject
 ) -> None:
     shuffled = dict(data.draw(st.permutations(list(tables.items()))))
 
