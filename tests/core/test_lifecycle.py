@@ -83,6 +83,16 @@ def test_an_attempt_that_nomad_never_saw_is_given_back() -> None:
     assert advance(put_off, Intended(3)).attempt == 1
 
 
+def test_the_dispatch_begins_with_the_first_intent_that_was_not_put_off() -> None:
+    record = advance(Record(KEY, Phase.RECEIVED, token="1-0"), Intended(1))
+    record = advance(record, DispatchPutOff("nomad.busy", 2))
+    waiting = record.intended_at_ms
+
+    record = advance(advance(record, Intended(3)), Intended(4))
+
+    assert (waiting, record.intended_at_ms) == (0, 3)
+
+
 def test_another_job_cannot_become_the_child_of_a_running_message() -> None:
     with pytest.raises(IllegalTransition):
         advance(in_phase(Phase.RUNNING), JobAccepted("render/dispatch-1-b", "e2", 1))

@@ -47,13 +47,17 @@ class World:
             purge_finished=purge_finished,
         )
 
-    async def ends(self, verdict: Verdict, *, job_id: str = "render/dispatch-1-a") -> Outcome:
+    async def ends(
+        self, verdict: Verdict, *, job_id: str = "render/dispatch-1-a", intended_ms_ago: int = 4_250
+    ) -> Outcome:
         """Settle a message with this verdict; returns the outcome as it was published."""
         now_ms = self.clock.now_ms()
         record = message(
             Phase.FINISHED,
+            entry_id=f"{now_ms - 6_000}-0",
             job_id=job_id,
             received_at_ms=now_ms - 5_000,
+            intended_at_ms=now_ms - intended_ms_ago if intended_ms_ago else 0,
             dispatched_at_ms=now_ms - 4_000 if job_id else 0,
             outcome=Outcome(verdict, evidence=DECIDING),
         ).record
@@ -68,7 +72,13 @@ class World:
 async def test_durations_tell_the_wait_the_run_and_the_whole() -> None:
     outcome = await World().ends(Verdict.SUCCEEDED)
 
-    assert outcome.evidence["durations"] == {"run": 2.0, "queue": 1.0, "total": 5.0}
+    assert outcome.evidence["durations"] == {"run": 2.0, "queue": 1.75, "dispatch": 0.25, "total": 6.0}
+
+
+async def test_a_record_that_does_not_tell_when_its_dispatch_began_counts_it_as_waiting() -> None:
+    outcome = await World().ends(Verdict.SUCCEEDED, intended_ms_ago=0)
+
+    assert outcome.evidence["durations"] == {"run": 2.0, "queue": 2.0, "total": 6.0}
 
 
 async def test_a_failed_tasks_last_words_are_cut_to_size_and_need_not_be_text() -> None:

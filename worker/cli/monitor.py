@@ -224,13 +224,13 @@ def ui_url(reply: Reply, nomad_address: str) -> str:
 
 
 def exit_code(reply: Reply) -> int:
-    """The exit code for a final reply: the task's own where a task decided it."""
+    """The exit code for a final reply: the task's own where one is known, and 0 for a success alone."""
     match reply.verdict:
         case Verdict.SUCCEEDED | Verdict.DETACHED:
             return EXIT_OK
         case Verdict.UNPLACED:
             return EXIT_UNPLACED
-        case Verdict.FAILED if reply.exit_code is not None and 1 <= reply.exit_code <= _LARGEST_EXIT_CODE:
+        case _ if reply.exit_code is not None and 1 <= reply.exit_code <= _LARGEST_EXIT_CODE:
             return reply.exit_code
         case _:
             return EXIT_ERROR

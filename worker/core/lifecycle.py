@@ -85,13 +85,14 @@ def advance(record: Record, fact: Fact) -> Record:
         IllegalTransition: the fact cannot be true in this phase. The ledger keeps the old record.
     """
     match record.phase, fact:
-        case Phase.RECEIVED, Intended():
-            return replace(record, phase=Phase.DISPATCHING, attempt=record.attempt + 1)
+        case Phase.RECEIVED, Intended(at_ms):
+            attempt = record.attempt + 1
+            return replace(record, phase=Phase.DISPATCHING, attempt=attempt, intended_at_ms=at_ms)
         case Phase.DISPATCHING, Intended():
             return record
         case Phase.DISPATCHING, DispatchPutOff():
             # The attempt is given back: Nomad never saw it.
-            return replace(record, phase=Phase.RECEIVED, attempt=record.attempt - 1)
+            return replace(record, phase=Phase.RECEIVED, attempt=record.attempt - 1, intended_at_ms=0)
         case Phase.DISPATCHING, JobAccepted(job_id, eval_id, at_ms):
             return replace(
                 record,

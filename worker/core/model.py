@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from worker.core.instants import entry_time_ms
+
 PAYLOAD_LIMIT_BYTES = 16_384
 """Nomad's limit on a dispatch payload, before base64."""
 
@@ -174,6 +176,8 @@ class Record:
     """The dispatched job, e.g. `render/dispatch-1795484882-2c85d768`."""
     eval_id: str = ""
     received_at_ms: int = 0
+    intended_at_ms: int = 0
+    """When the waiting was over and the dispatch began."""
     dispatched_at_ms: int = 0
     placed_at_ms: int = 0
     quarantine_until_ms: int = 0
@@ -186,6 +190,14 @@ class Record:
     """Whether a producer ordered its cancellation."""
     outcome: Outcome | None = None
     reply_id: str = ""
+
+    def queued_at_ms(self, received_at_ms: int) -> int:
+        """When the entry was added; `received_at_ms` where its ID, made by a producer, tells no time."""
+        added_ms = entry_time_ms(self.key.id)
+        return added_ms if 0 < received_at_ms - added_ms < _LONGEST_WAIT_MS else received_at_ms
+
+
+_LONGEST_WAIT_MS = 366 * 86_400_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,9 +77,13 @@ class Settle:
 
     def _durations(self, record: Record, outcome: Outcome) -> dict[str, Any]:
         """Seconds, as this worker and its predecessors saw them, besides those that Nomad tells."""
+        queued_ms = record.queued_at_ms(record.received_at_ms)
         told = dict(outcome.evidence.get("durations") or {})
-        told["queue"] = max(0, record.dispatched_at_ms - record.received_at_ms) / 1000
-        told["total"] = max(0, self._clock.now_ms() - record.received_at_ms) / 1000
+        told["queue"] = max(0, (record.intended_at_ms or record.dispatched_at_ms) - queued_ms) / 1000
+        if record.intended_at_ms:
+            # A record of an older version does not tell.
+            told["dispatch"] = max(0, record.dispatched_at_ms - record.intended_at_ms) / 1000
+        told["total"] = max(0, self._clock.now_ms() - queued_ms) / 1000
         return told
 
     async def _last_words(self, record: Record, outcome: Outcome) -> dict[str, str]:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from worker.core.instants import entry_time_ms
 from worker.core.model import MessageKey, Outcome, Record, Verdict
 from worker.core.trace import own_trace_id, parse_traceparent, span_id, traceparent
 from worker.errors import SettingsInvalid
@@ -192,9 +191,7 @@ def spans(record: Record, outcome: Outcome, now_ms: int) -> Iterator[Span]:
     before ended, and none ends before it began.
     """
     received_ms = record.received_at_ms or now_ms
-    # An ID of the producer's own making tells no time.
-    queued_ms = entry_time_ms(record.key.id)
-    queued_ms = queued_ms if 0 < received_ms - queued_ms < _LONGEST_MS else received_ms
+    queued_ms = record.queued_at_ms(received_ms)
     ended_ms = min(_ended_ms(outcome) or now_ms, now_ms)
     yield Span(f"dispatch {record.routing.job}".strip(), queued_ms, max(now_ms, queued_ms))
 
@@ -209,9 +206,6 @@ def spans(record: Record, outcome: Outcome, now_ms: int) -> Iterator[Span]:
         if until_ms:
             yield Span(name, at_ms, max(at_ms, until_ms))
             at_ms = max(at_ms, until_ms)
-
-
-_LONGEST_MS = 366 * 86_400_000
 
 
 def attributes(record: Record, outcome: Outcome) -> dict[str, str | int]:

@@ -139,8 +139,9 @@ async def test_a_message_put_off_may_be_intended_again_as_the_same_attempt(bench
     record = await worker.ledger.keep(record, DispatchPutOff("nomad.busy", 1))
     assert (record.phase, record.attempt) == (Phase.RECEIVED, 0)
 
-    record = await worker.ledger.keep(record, Intended(1))
+    record = await worker.ledger.keep(record, Intended(7))
     assert (record.phase, record.attempt) == (Phase.DISPATCHING, 1)
+    assert await worker.ledger.recall(record.key) == record
 
 
 async def test_an_intent_may_be_repeated_and_moves_the_quarantine(bench: Bench) -> None:

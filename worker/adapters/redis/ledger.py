@@ -117,9 +117,8 @@ class RedisLedger:
     async def _keep(self, before: Record, fact: Fact, after: Record) -> Record:
         match fact:
             case Intended():
-                answer = await self._owned(
-                    Script.INTEND, before, [after.attempt, self._options.quarantine_ms]
-                )
+                args: Args = [after.attempt, self._options.quarantine_ms, after.intended_at_ms]
+                answer = await self._owned(Script.INTEND, before, args)
                 if answer[0] == b"cancelled":
                     return replace(before, cancel=True)
                 return replace(after, quarantine_until_ms=int(answer[1]), cancel=bool(answer[2]))
@@ -129,7 +128,7 @@ class RedisLedger:
                 return await self._keep_child(before, after)
             case Progressed(step, at_ms, data):
                 reply = self._reply(after, step.value, at_ms=at_ms, data=data)
-                args: Args = [after.seq, after.shown, after.placed_at_ms, self._options.reply_maxlen, *reply]
+                args = [after.seq, after.shown, after.placed_at_ms, self._options.reply_maxlen, *reply]
                 await self._owned(Script.PROGRESS, before, args, reply_to=self._reply_key(after))
             case StopOrdered(verdict):
                 answer = await self._owned(Script.ORDER_STOP, before, [verdict.value])

@@ -87,6 +87,7 @@ def decode_record(key: MessageKey, flat: Sequence[bytes] | dict[bytes, bytes]) -
         job_id=text("child"),
         eval_id=text("eval_id"),
         received_at_ms=number("received_at"),
+        intended_at_ms=number("intended_at"),
         dispatched_at_ms=number("dispatched_at"),
         placed_at_ms=number("placed_at"),
         quarantine_until_ms=number("quarantine_until"),

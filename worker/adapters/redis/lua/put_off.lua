@@ -4,5 +4,5 @@
 if state == 'received' then return {'ok'} end
 if state ~= 'dispatching' then return {'state', state} end
 redis.call('HSET', KEYS[1], 'state', 'received', 'attempt', ARGV[3])
-redis.call('HDEL', KEYS[1], 'quarantine_until')
+redis.call('HDEL', KEYS[1], 'quarantine_until', 'intended_at')
 return {'ok'}
