@@ -3,14 +3,17 @@
 Knows nothing of which events there are: they are fixed words, and their data are fields.
 """
 
+import json
 import logging
 import re
 import sys
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any, TextIO
 
+import msgspec
 import structlog
 
 from worker.core.redact import MASK, without_userinfo
@@ -28,6 +31,7 @@ NOISY = ("httpx", "httpcore", "aiohttp", "aiohttp.access", "redis", "asyncio", "
 REPEAT_SECONDS = 10.0
 REPEATED_LEVELS = frozenset({"warning", "error", "critical"})
 KINDS_REMEMBERED = 256
+NAMES_REMEMBERED = 1_000
 SECRET_LENGTH_MIN = 4
 """Shorter ones are not searched for: they would mask innocent text, and tell an attacker nothing."""
 
@@ -43,6 +47,7 @@ class Redactor:
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._secrets: frozenset[str] = frozenset()
         self._pattern: re.Pattern[str] | None = None
+        self._names: dict[Any, tuple[str, bool]] = {}
         for secret in secrets:
             self.learn(secret)
 
@@ -51,6 +56,7 @@ class Redactor:
         if len(secret) < SECRET_LENGTH_MIN or secret in self._secrets:
             return
         self._secrets |= {secret}
+        self._names.clear()
         longest_first = sorted(self._secrets, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first)))
 
@@ -64,12 +70,23 @@ class Redactor:
         return self._pattern.sub(MASK, masked) if self._pattern else masked
 
     def _masked(self, fields: Mapping[Any, Any]) -> dict[str, Any]:
-        return {
-            self.text(str(name)): MASK if _is_sensitive(str(name)) and value else self._clean(value)
-            for name, value in fields.items()
-        }
+        masked = {}
+        for name, value in fields.items():
+            known = self._names.get(name) or self._name(name)
+            masked[known[0]] = MASK if known[1] and value else self._clean(value)
+        return masked
+
+    def _name(self, name: Any) -> tuple[str, bool]:
+        """A field's name as it is written, and whether its value is masked; names are few, and come again."""
+        text = str(name)
+        if len(self._names) >= NAMES_REMEMBERED:
+            self._names.clear()
+        self._names[name] = known = self.text(text), _is_sensitive(text)
+        return known
 
     def _clean(self, value: Any) -> Any:
+        if type(value) is str:
+            return self.text(value)
         match value:
             case None | bool() | int() | float():
                 return value
@@ -153,10 +170,17 @@ def configure(
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
         add_worker,
     ]
+    last: list[structlog.typing.Processor] = [
+        structlog.processors.format_exc_info,
+        redactor,
+        _renderer(form, out),
+    ]
+    writer = _Writer(out)
     structlog.configure(
-        processors=[*common, RepeatLimiter(), structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[*common, RepeatLimiter(), *last],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        # Not by way of the standard library: that doubles what a line costs, and each message writes five.
+        logger_factory=lambda *_: writer,
         # Loggers are made at import time, before this runs: none may keep the set-up of then.
         cache_logger_on_first_use=False,
     )
@@ -164,12 +188,7 @@ def configure(
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*common, structlog.stdlib.add_logger_name],
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info,
-                redactor,
-                _renderer(form, out),
-            ],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
         )
     )
     root = logging.getLogger()
@@ -179,9 +198,35 @@ def configure(
         logging.getLogger(name).setLevel(max(threshold, logging.WARNING))
 
 
+class _Writer:
+    """Writes lines. Those that cannot be written (a closed pipe, a full disk) are lost, and nothing else."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._lock = threading.Lock()
+
+    def msg(self, line: str) -> None:
+        try:
+            with self._lock:
+                self._out.write(f"{line}\n")
+                self._out.flush()
+        except (OSError, ValueError):
+            pass
+
+    debug = info = warning = error = critical = exception = msg
+
+
+def _json(_logger: Any, _method: str, event: Event) -> str:
+    try:
+        return msgspec.json.encode(event).decode()
+    except (TypeError, ValueError, OverflowError):
+        # Half a character, or a number beyond 64 bits: the slower one knows how to write them.
+        return json.dumps(event, default=str)
+
+
 def _renderer(form: str, out: TextIO) -> structlog.typing.Processor:
     if form == "json":
-        return structlog.processors.JSONRenderer(default=str)
+        return _json
     # Plain: a traceback with local variables would show what the redactor took out.
     return structlog.dev.ConsoleRenderer(
         colors=out.isatty(), timestamp_key="at", exception_formatter=structlog.dev.plain_traceback

@@ -91,7 +91,7 @@ class Calls:
         code, started = "error", time.perf_counter()
         try:
             async with asyncio.timeout(timeout_seconds):
-                response = await self._connection.requests.send(request)
+                response = await self._connection.send(request)
             code = str(response.status_code)
         except TRANSPORT_FAILURES as error:
             raise self._connection.unreachable(error, operation) from error

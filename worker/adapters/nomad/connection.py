@@ -2,17 +2,17 @@
 
 Knows nothing of endpoints or of what answers mean.
 
-Requests go through httpx on aiohttp's transport, which costs a sixth of the CPU of httpx's own. Event streams
-have connections apart from the pool, so that they never hold up a request.
+Requests go through httpx on aiohttp's transport, which costs a sixth of the CPU of httpx's own, and straight
+to it: what httpx's client adds (cookies, redirects, authentication) is not wanted here and would cost as much
+as the request itself. Event streams have connections apart from the pool, so that they hold up no request.
 """
 
-import logging
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from urllib.parse import quote, urlsplit
 
 import aiohttp
@@ -35,6 +35,8 @@ _NEVER_SENT = (
 )
 _NO_ANSWER = (aiohttp.SocketTimeoutError, TimeoutError)
 _KEEPALIVE_SECONDS = 30.0
+_HEADERS_KEPT = 8
+"""Kinds of request times tokens; a token that changes leaves its headers behind."""
 
 Query = Sequence[tuple[str, str | None]]
 """Names and unescaped values of a URL's query; a value that is None or empty is left out."""
@@ -89,17 +91,20 @@ class NomadConnection:
     """
 
     def __init__(self, options: NomadOptions) -> None:
-        # httpx logs every request's URL at INFO, 3 million lines a day at a modest rate.
-        logging.getLogger("httpx").setLevel(logging.WARNING)
         self.options = options
         self.token = TokenSource(options.token, options.token_file, on_secret=options.on_secret)
         self._base, self._socket = _parse(options.address)
         self._tls = tls_context(options) if self._base.startswith("https://") else None
-        self._extensions = (
-            {"sni_hostname": options.tls_server_name} if self._tls and options.tls_server_name else {}
-        )
-        self.requests = self._client(limit=options.pool_size, reuse=True)
-        self.streams = self._client(limit=0, reuse=False)
+        connect = options.connect_timeout_seconds
+        # Totals are kept by the callers; aiohttp counts `pool` up to the established connection.
+        self._extensions: dict[str, Any] = {
+            "timeout": httpx.Timeout(None, connect=connect, pool=connect).as_dict()
+        }
+        if self._tls and options.tls_server_name:
+            self._extensions["sni_hostname"] = options.tls_server_name
+        self.requests = self._transport(limit=options.pool_size, reuse=True)
+        self.streams = self._transport(limit=0, reuse=False)
+        self._headers: dict[tuple[bool, bool, str], httpx.Headers] = {}
 
     def __repr__(self) -> str:
         return f"NomadConnection({self.options.address})"
@@ -119,7 +124,7 @@ class NomadConnection:
 
     def build(
         self,
-        client: httpx.AsyncClient,
+        transport: httpx.AsyncBaseTransport,
         method: str,
         path: str,
         query: Query,
@@ -130,7 +135,7 @@ class NomadConnection:
         """A request with address, place and token.
 
         Args:
-            client: `requests` or `streams`.
+            transport: `requests` or `streams`.
             method: the HTTP method.
             path: escaped, begins with `/v1/`.
             query: names and unescaped values; None and empty ones are left out.
@@ -142,16 +147,27 @@ class NomadConnection:
             asked.append(("region", place.region or self.options.region))
             asked.append(("namespace", place.namespace or self.options.namespace))
         pairs = [f"{name}={quote(value, safe='')}" for name, value in asked if value]
-        headers = {"Content-Type": "application/json"} if content is not None else {}
-        if token := self.token.current():
-            headers["X-Nomad-Token"] = token
-        return client.build_request(
+        return httpx.Request(
             method,
             f"{self._base}{path}?{'&'.join(pairs)}" if pairs else f"{self._base}{path}",
             content=content,
-            headers=headers,
+            headers=self._headers_for(transport is self.requests, content is not None),
             extensions=self._extensions,
         )
+
+    async def send(self, request: httpx.Request) -> httpx.Response:
+        """Send a request made for `requests`, and read its whole answer."""
+        response = await self.requests.handle_async_request(request)
+        try:
+            await response.aread()
+        except BaseException:
+            await response.aclose()
+            raise
+        return response
+
+    async def open(self, request: httpx.Request) -> httpx.Response:
+        """Send a request made for `streams`; returns with the headers. The caller closes the answer."""
+        return await self.streams.handle_async_request(request)
 
     def unreachable(self, error: BaseException, asked: str) -> NomadUnavailable:
         """The named error for a failure of the transport.
@@ -174,7 +190,28 @@ class NomadConnection:
             return NomadTimeout(f"{asked}: no answer in time")
         return NomadUnavailable(f"{asked}: connection broke: {why}")
 
-    def _client(self, *, limit: int, reuse: bool) -> httpx.AsyncClient:
+    def _headers_for(self, whole: bool, has_body: bool) -> httpx.Headers:  # noqa: FBT001
+        """Made once per token: httpx takes longer over them than over all else of a request."""
+        kind = whole, has_body, self.token.current()
+        headers = self._headers.get(kind)
+        if headers is None:
+            if len(self._headers) >= _HEADERS_KEPT:
+                self._headers.clear()
+            headers = httpx.Headers(
+                {
+                    "Accept": "*/*",
+                    "Accept-Encoding": "gzip" if whole else "identity",
+                    "User-Agent": f"nomad-dispatch-worker/{__version__}",
+                }
+            )
+            if has_body:
+                headers["Content-Type"] = "application/json"
+            if token := kind[2]:
+                headers["X-Nomad-Token"] = token
+            self._headers[kind] = headers
+        return headers
+
+    def _transport(self, *, limit: int, reuse: bool) -> httpx.AsyncBaseTransport:
         def connector() -> aiohttp.BaseConnector:
             keepalive = _KEEPALIVE_SECONDS if reuse else None
             if self._socket:
@@ -193,19 +230,8 @@ class NomadConnection:
                 connector=connector(), cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
             )
 
-        connect = self.options.connect_timeout_seconds
-        return httpx.AsyncClient(
-            # `verify` only spares the transport building a context of its own, which it would not use.
-            transport=AiohttpTransport(client=session, verify=self._tls or False, trust_env=False),
-            # Totals are kept by the callers; aiohttp counts `pool` up to the established connection.
-            timeout=httpx.Timeout(None, connect=connect, pool=connect),
-            headers={
-                "Accept-Encoding": "gzip" if reuse else "identity",
-                "User-Agent": f"nomad-dispatch-worker/{__version__}",
-            },
-            follow_redirects=False,
-            trust_env=False,
-        )
+        # `verify` only spares the transport building a context of its own, which it would not use.
+        return AiohttpTransport(client=session, verify=self._tls or False, trust_env=False)
 
 
 def tls_context(options: NomadOptions) -> ssl.SSLContext:

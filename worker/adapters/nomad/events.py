@@ -86,7 +86,7 @@ async def _open(
     code, started = "error", time.perf_counter()
     try:
         async with asyncio.timeout(timeout_seconds):
-            response = await connection.streams.send(request, stream=True)
+            response = await connection.open(request)
         code = str(response.status_code)
     except TRANSPORT_FAILURES as error:
         raise connection.unreachable(error, Operation.EVENTS) from error

@@ -12,13 +12,7 @@ from typing import Any, NamedTuple
 
 import redis
 import redis.asyncio
-from redis.asyncio.connection import (
-    BlockingConnectionPool,
-    Connection,
-    ConnectionPool,
-    SSLConnection,
-    UnixDomainSocketConnection,
-)
+from redis.asyncio.connection import BlockingConnectionPool, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
@@ -35,6 +29,13 @@ from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry as SyncRetry
 from redis.sentinel import Sentinel as SyncSentinel
 
+from worker.adapters.redis.packing import (
+    PackingConnection,
+    PackingSentinelConnection,
+    PackingSentinelTlsConnection,
+    PackingTlsConnection,
+    PackingUnixConnection,
+)
 from worker.adapters.redis.target import Target, mask, parse_url
 from worker.errors import (
     GroupMissing,
@@ -133,8 +134,9 @@ def connect(
     settings |= {"max_connections": timing.connections, "timeout": timing.pool_wait_seconds, "db": target.db}
     if target.kind == "sentinel":
         sentinel = _untyped(Sentinel)(target.nodes, sentinel_kwargs=_sentinel_settings(settings, target))
+        managed = PackingSentinelTlsConnection if target.tls else PackingSentinelConnection
         pool: ConnectionPool = _untyped(_SentinelPool)(
-            target.service, sentinel, check_connection=True, ssl=target.tls, **settings
+            target.service, sentinel, check_connection=True, connection_class=managed, **settings
         )
     else:
         connection_class = _CONNECTION_CLASSES[target.kind]
@@ -174,7 +176,7 @@ def connect_sync(
     return redis.Redis.from_pool(pool)
 
 
-_CONNECTION_CLASSES = {"tcp": Connection, "tls": SSLConnection, "unix": UnixDomainSocketConnection}
+_CONNECTION_CLASSES = {"tcp": PackingConnection, "tls": PackingTlsConnection, "unix": PackingUnixConnection}
 _SYNC_CONNECTION_CLASSES = {
     "tcp": redis.Connection,
     "tls": redis.SSLConnection,
