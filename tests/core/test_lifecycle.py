@@ -1,10 +1,9 @@
 """What may follow what: every pair of phase and fact has one answer."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from worker.core.lifecycle import (
     OPEN,

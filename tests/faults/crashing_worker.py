@@ -11,8 +11,10 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
+
+from msgspec.structs import replace
 
 from worker.adapters.nomad.client import NomadClient
 from worker.adapters.redis.inbox import RedisInbox

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from tests.flow.world import FakeNomad, HandClock, message, settle
@@ -60,7 +61,7 @@ class World:
             fact = await step(of, of.record)
             of.record = advance(of.record, fact)
             if isinstance(fact, Intended):
-                of.record = replace(of.record, quarantine_until_ms=fact.at_ms + 16_000)
+                of.record = msgspec.structs.replace(of.record, quarantine_until_ms=fact.at_ms + 16_000)
         self.dispatch.let_go(of)
         return of
 

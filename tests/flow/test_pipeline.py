@@ -2,9 +2,9 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from tests.flow.world import FakeNomad, HandClock, settle
 from worker.core.keys import Keys

@@ -1,10 +1,10 @@
 """The watch: whatever events do or fail to do, the next fact about a job is found, and no read is wasted."""
 
 import asyncio
-from dataclasses import replace
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from tests.flow.world import FakeNomad, HandClock, message, settle
 from worker.core.frames import Frame
@@ -117,7 +117,7 @@ class World:
         """A message whose job was just dispatched by this worker."""
         made = message(Phase.RUNNING, job_id=CHILD, eval_id="e1", dispatched_at_ms=self.clock.now_ms())
         assert made.record is not None
-        made.record = replace(made.record, **record)  # type: ignore[arg-type]
+        made.record = replace(made.record, **record)
         return made
 
     def _asked(self, place: Place) -> bool:

@@ -9,8 +9,10 @@ Knows nothing of who finds the facts out, or of where records are kept.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec.structs import replace
 
 from worker.core.model import Outcome, Phase, Progress, Record, Verdict
 from worker.errors import IllegalTransition

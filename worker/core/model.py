@@ -1,12 +1,16 @@
 """The values that travel through the worker: requests, ledger records, outcomes.
 
-Knows nothing of how they are stored (`codec`) or of what may follow what (`lifecycle`).
+Knows nothing of how they are stored (`codec`) or of what may follow what (`lifecycle`). What is made anew
+with every step of a message is a msgspec struct: made in a tenth of a frozen dataclass's time.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import Struct
 
 from worker.core.instants import entry_time_ms
 
@@ -74,8 +78,7 @@ class Request:
     """Lineage of a requeued dead letter: `<stream>:<id>` of the message it repeats."""
 
 
-@dataclass(frozen=True, slots=True)
-class Routing:
+class Routing(Struct, frozen=True):
     """What a reply needs to find its reader; kept in the ledger, for the entry itself may vanish."""
 
     job: str = ""
@@ -143,8 +146,7 @@ class Progress(StrEnum):
     RETRYING = "retrying"
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """The end of a message, with what it rests on."""
 
     verdict: Verdict
@@ -152,19 +154,18 @@ class Outcome:
     """The deciding task's exit code, where a task ended with one."""
     error_code: str = ""
     error_message: str = ""
-    evidence: Mapping[str, Any] = field(default_factory=dict)
+    evidence: Mapping[str, Any] = msgspec.field(default_factory=dict)
     """JSON: allocations, tasks, events and sentences of Nomad that the verdict rests on."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Struct, frozen=True):
     """One message as the ledger knows it. Times are Unix milliseconds on Redis's clock."""
 
     key: MessageKey
     phase: Phase
     token: str
     """Nomad's idempotency token, fixed at admission and never computed again."""
-    routing: Routing = field(default_factory=Routing)
+    routing: Routing = msgspec.field(default_factory=Routing)
     fence: int = 1
     """Raised by every change of owner; a script refuses an older one."""
     attempt: int = 0
@@ -200,21 +201,19 @@ class Record:
 _LONGEST_WAIT_MS = 366 * 86_400_000
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(Struct, frozen=True):
     """What Nomad is asked to dispatch."""
 
     place: Place
     job: str
     token: str
     payload: bytes = b""
-    meta: Mapping[str, str] = field(default_factory=dict)
+    meta: Mapping[str, str] = msgspec.field(default_factory=dict)
     id_prefix: str = ""
     priority: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Dispatched:
+class Dispatched(Struct, frozen=True):
     """Nomad's answer to an order."""
 
     job_id: str

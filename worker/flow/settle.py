@@ -3,10 +3,10 @@
 Knows nothing of how the outcome was found; settling twice gives the same reply.
 """
 
-from dataclasses import replace
 from typing import Any, Literal
 
 import structlog
+from msgspec.structs import replace
 
 from worker.core.model import Outcome, Record, Verdict
 from worker.errors import PayloadLost, PoisonMessage, WorkerError

@@ -1,8 +1,7 @@
 """The ledger's contract, on a real Redis: one owner, one final reply, nothing lost on the way."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from tests.adapters.redis.conftest import KEYS, Bench, Worker
 from worker.core.lifecycle import (

@@ -4,11 +4,12 @@ Decides nothing: `lifecycle.advance` says what a fact means, the scripts whether
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 import structlog
+from msgspec.structs import replace
 
 from worker.adapters.redis.connection import FAILURES, translate
 from worker.adapters.redis.records import decode_record, outcome_fields, routing_fields
