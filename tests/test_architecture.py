@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "settings": CORE,
     "client": CORE | {"adapters.redis.connection", "adapters.redis.records"},
     "deadletter": CORE | {"client"},
-    "runtime": CORE | {"ports", "flow", "adapters", "settings"},
+    "runtime": CORE | {"ports", "flow", "adapters", "settings", "client", "deadletter"},
     "dev": CORE | {"ports", "adapters", "settings", "runtime", "client"},
     "cli": CORE | {"ports", "adapters", "settings", "runtime", "client", "deadletter", "dev"},
 }

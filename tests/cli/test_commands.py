@@ -16,6 +16,8 @@ import pytest
 from worker import __version__
 from worker.runtime.health import Health
 from worker.runtime.http import HttpServer
+from worker.runtime.statuspage.actions import Order
+from worker.runtime.statuspage.serve import Answer
 from worker.settings import Listen, markdown
 
 pytestmark = pytest.mark.anyio
@@ -109,14 +111,18 @@ async def alive() -> AsyncIterator[tuple[Health, dict[str, str]]]:
     async def no_metrics(_accept: str) -> tuple[bytes, str]:
         return b"", "text/plain"
 
-    async def no_page(_query: Mapping[str, str]) -> str:
-        return ""
+    class NoPage:
+        async def show(self, query: Mapping[str, str]) -> str:
+            return f"{query}"
+
+        async def order(self, order: Order) -> Answer:
+            return Answer(403, f"{order}")
 
     async def no_status() -> dict[str, str]:
         return {}
 
     health = Health(30)
-    server = HttpServer(Listen("127.0.0.1", 0), health, no_metrics, no_status, no_page)
+    server = HttpServer(Listen("127.0.0.1", 0), health, no_metrics, no_status, NoPage())
     task = asyncio.create_task(server.run())
     await asyncio.wait_for(server.serving.wait(), SOON)
     yield health, {"WORKER_HTTP_ADDR": f":{server.port}"}

@@ -18,6 +18,8 @@ from worker.runtime import metrics as metrics_module
 from worker.runtime.health import Health
 from worker.runtime.http import HttpServer
 from worker.runtime.metrics import Metrics
+from worker.runtime.statuspage.actions import Order
+from worker.runtime.statuspage.serve import Answer
 from worker.settings import Listen
 
 pytestmark = pytest.mark.anyio
@@ -34,6 +36,7 @@ class Shared:
         )
         self.down = False
         self.hanging = False
+        self.ordered: list[Order] = []
 
     async def read(self) -> Backlog:
         if self.hanging:
@@ -46,8 +49,12 @@ class Shared:
     async def status(self) -> Mapping[str, Any]:
         return {"workers": (await self.read()).workers}
 
-    async def page(self, query: Mapping[str, str]) -> str:
+    async def show(self, query: Mapping[str, str]) -> str:
         return f"<p>{sorted(query)}</p>"
+
+    async def order(self, order: Order) -> Answer:
+        self.ordered.append(order)
+        return Answer(303, location="/status?told=done") if order.fields else Answer(403, "<p>no</p>")
 
 
 class Served:
@@ -56,7 +63,8 @@ class Served:
     def __init__(self, server: HttpServer, health: Health, shared: Shared) -> None:
         self.health = health
         self.shared = shared
-        self._client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", timeout=SOON)
+        self.address = f"http://127.0.0.1:{server.port}"
+        self._client = httpx.AsyncClient(base_url=self.address, timeout=SOON)
 
     async def get(self, path: str, accept: str = "*/*") -> httpx.Response:
         return await self._client.get(path, headers={"Accept": accept})
@@ -95,7 +103,7 @@ async def served(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
         health,
         partial(metrics.scrape, shared.read),
         shared.status,
-        shared.page,
+        shared,
     )
     async with running(server):
         await asyncio.wait_for(server.serving.wait(), SOON)
@@ -175,6 +183,25 @@ async def test_a_browser_gets_a_page_that_may_load_nothing(served: Served, accep
     assert answer.headers["Vary"] == "Accept"
 
 
+async def test_a_form_is_handed_on_with_where_it_stood_and_its_answer_is_not_repeated(served: Served) -> None:
+    async with httpx.AsyncClient(base_url=served.address) as client:
+        origin = {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}
+        done = await client.post("/status", data={"action": "cancel", "token": "t"}, headers=origin)
+        refused = await client.post("/status")
+        too_large = await client.post("/status", data={"token": "x" * 20_000})
+        other = await client.put("/status")
+
+    assert (done.status_code, done.headers["Location"]) == (303, "/status?told=done")
+    assert (refused.status_code, refused.text) == (403, "<p>no</p>")
+    assert "default-src 'none'" in refused.headers["Content-Security-Policy"]
+    assert (too_large.status_code, other.status_code) == (413, 405)
+    first = served.shared.ordered[0]
+    assert first.fields == {"action": "cancel", "token": "t"}
+    assert (first.origin, first.site) == ("https://evil.example", "cross-site")
+    assert first.host == served.address.removeprefix("http://")
+    assert len(served.shared.ordered) == 2
+
+
 async def test_openmetrics_for_those_who_ask_for_it(served: Served) -> None:
     answer = await served.get("/metrics", "application/openmetrics-text;version=1.0.0,text/plain;q=0.5")
 
@@ -201,7 +228,7 @@ async def test_a_port_that_is_taken_is_served_once_it_is_free() -> None:
             Health(30),
             partial(metrics.scrape, shared.read),
             shared.status,
-            shared.page,
+            shared,
             retries=Trying(),
         )
         async with running(server):

@@ -23,10 +23,11 @@ from worker.errors import RedisUnavailable, WorkerError
 from worker.runtime.http import HttpServer
 from worker.runtime.logs import Redactor, configure
 from worker.runtime.status import judge_readiness, status
+from worker.runtime.statuspage.actions import Actions
 from worker.runtime.statuspage.serve import StatusPage
 from worker.runtime.statuspage.view import Viewer
 from worker.runtime.tasks import TaskTree
-from worker.runtime.wiring import Parts, assemble
+from worker.runtime.wiring import Parts, assemble, redis_options
 from worker.settings import Settings
 
 log = structlog.get_logger()
@@ -96,12 +97,20 @@ class App:
             asyncio.get_running_loop().add_signal_handler(number, self.stop)
         parts = assemble(self._settings, self._fail, redactor.learn)
         tree = TaskTree(self._fail)
+        actions = Actions(
+            self._settings.status_token_file,
+            redis_options(self._settings, redactor.learn),
+            prefix=self._settings.prefix,
+            streams=self._settings.stream_names,
+            count=parts.metrics.ordered,
+            learn=redactor.learn,
+        )
         http = self._http = HttpServer(
             self._settings.http_addr,
             parts.health,
             metrics=partial(parts.metrics.scrape, parts.survey.backlog),
             status=partial(status, parts),
-            page=StatusPage(Viewer(parts, __version__)).html,
+            page=StatusPage(Viewer(parts, __version__), actions),
         )
         try:
             tree.start("http", http.run())
@@ -113,6 +122,7 @@ class App:
             self._fail(error)
         finally:
             await tree.cancel()
+            await actions.aclose()
             await parts.nomad.aclose()
             if parts.traces is not None:
                 await parts.traces.aclose()

@@ -162,6 +162,9 @@ class Families:
         self.in_flight = self._gauge("jobs_in_flight", "Messages this process holds.", "nomad_job")
         self.lease = self._gauge("lease_remaining_seconds", "How long the lease is certainly held.")
         self.gate = self._gauge("dispatch_gate_open", "Whether dispatches flow freely.")
+        self.orders = self._counter(
+            "status_actions_total", "Actions ordered on the status page.", "action", "outcome"
+        )
         self.draining = self._gauge("draining", "Whether this process is shutting down.")
         self.policy_reload = self._gauge(
             "config_last_reload_successful",

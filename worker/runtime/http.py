@@ -6,7 +6,7 @@ Knows nothing of what the answers say: they are asked of what it is given.
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import structlog
@@ -15,7 +15,9 @@ from aiohttp import web
 from worker.core.backoff import Backoff
 from worker.errors import WorkerError
 from worker.runtime.health import Health
+from worker.runtime.statuspage.actions import Order
 from worker.runtime.statuspage.frame import HEADERS as PAGE_HEADERS
+from worker.runtime.statuspage.serve import Answer
 from worker.settings import Listen
 
 log = structlog.get_logger()
@@ -24,7 +26,21 @@ STATUS_SECONDS = 2.0
 RETRIES = Backoff(first_seconds=1.0, most_seconds=30.0)
 """Another process has the port: perhaps the one this worker replaces, which will let go of it."""
 
+LARGEST_FORM_BYTES = 16_384
+
 _NO_STORE = {"Cache-Control": "no-store"}
+
+
+class Page(Protocol):
+    """The status page. Both are bounded in time by themselves."""
+
+    async def show(self, query: Mapping[str, str]) -> str:
+        """HTML for a query."""
+        ...
+
+    async def order(self, order: Order) -> Answer:
+        """What became of a form that was sent."""
+        ...
 
 
 class HttpServer:
@@ -35,7 +51,7 @@ class HttpServer:
         health: answers /healthz and /readyz.
         metrics: body and content type of /metrics for an Accept header; bounded in time by itself.
         status: JSON for /status.
-        page: HTML for /status where a browser asks, for its query; bounded in time by itself.
+        page: /status where a browser asks, or sends a form.
     """
 
     def __init__(
@@ -44,7 +60,7 @@ class HttpServer:
         health: Health,
         metrics: Callable[[str], Awaitable[tuple[bytes, str]]],
         status: Callable[[], Awaitable[Mapping[str, Any]]],
-        page: Callable[[Mapping[str, str]], Awaitable[str]],
+        page: Page,
         *,
         retries: Backoff = RETRIES,
     ) -> None:
@@ -60,13 +76,14 @@ class HttpServer:
 
     async def run(self) -> None:
         """Serve until cancelled; while the port is taken, try again now and then."""
-        app = web.Application()
+        app = web.Application(client_max_size=LARGEST_FORM_BYTES)
         app.add_routes(
             [
                 web.get("/metrics", self._get_metrics),
                 web.get("/healthz", self._get_healthz),
                 web.get("/readyz", self._get_readyz),
                 web.get("/status", self._get_status),
+                web.post("/status", self._post_status),
             ]
         )
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1)
@@ -110,7 +127,7 @@ class HttpServer:
     async def _get_status(self, request: web.Request) -> web.Response:
         # Browsers name it; `curl` and scripts, which name nothing or JSON, get JSON.
         if "text/html" in request.headers.get("Accept", ""):
-            html = await self._page(request.query)
+            html = await self._page.show(request.query)
             return web.Response(
                 text=html, content_type="text/html", headers={"Vary": "Accept", **PAGE_HEADERS}
             )
@@ -121,6 +138,25 @@ class HttpServer:
             return _json(503, {"error": f"no answer within {STATUS_SECONDS:g} s"})
         except WorkerError as error:
             return _json(503, {"error": str(error), "code": error.code})
+
+    async def _post_status(self, request: web.Request) -> web.Response:
+        sent = await request.post()
+        order = Order(
+            {name: value for name, value in sent.items() if isinstance(value, str)},
+            origin=request.headers.get("Origin", ""),
+            site=request.headers.get("Sec-Fetch-Site", ""),
+            host=request.headers.get("Host", ""),
+            remote=request.remote or "",
+        )
+        return _page(await self._page.order(order))
+
+
+def _page(answer: Answer) -> web.Response:
+    if answer.location:
+        return web.Response(status=answer.status, headers={"Location": answer.location, **_NO_STORE})
+    return web.Response(
+        status=answer.status, text=answer.html, content_type="text/html", headers=PAGE_HEADERS
+    )
 
 
 def _verdict(reasons: Mapping[str, str]) -> web.Response:

@@ -33,12 +33,16 @@ NOMAD_OPERATIONS = (
     Operation.EVENTS,
 )
 """Those of the main path; others, asked at start or now and then, are `other`."""
+TIMED_OPERATIONS = (Operation.DISPATCH, Operation.JOB, Operation.ALLOCATIONS, Operation.LIVE_CHILDREN)
+"""Those whose durations are told apart: a histogram is seven series for each. The rest share `other`."""
 NOMAD_CODES = frozenset(
     {"200", "400", "403", "404", "405", "429", "431", "500", "501", "502", "503", "504", "error"}
 )
 """HTTP statuses; `error`: no answer."""
 REDIS_OPERATIONS = ("read", "mine", "fetch", "admit", "keep", "settle", "beat", "dead", "take")
 """Methods of the ports, as `measured` tells them; others are `other`."""
+ACTIONS = ("cancel", "requeue", "drop")
+"""Those of the status page; `other`: an order for something else."""
 LEDGER_OPERATIONS = ("admit", "keep", "settle")
 
 

@@ -20,12 +20,14 @@ from worker.core.trace import trace_id_of
 from worker.errors import Fenced, RedisUnavailable, Then, WorkerError
 from worker.runtime.families import Families
 from worker.runtime.labels import (
+    ACTIONS,
     LEDGER_OPERATIONS,
     NOMAD_CODES,
     NOMAD_OPERATIONS,
     OTHER,
     REASONS,
     REDIS_OPERATIONS,
+    TIMED_OPERATIONS,
     codes,
     reason_of,
 )
@@ -123,6 +125,7 @@ class Metrics:
             (families.dead_letters, (self._streams, DEAD_LETTERED)),
             (families.frames, (("heartbeat", "events"),)),
             (families.reconnects, (("event_stream",),)),
+            (families.orders, (ACTIONS, ("done", "refused", "failed"))),
             (families.fenced, (LEDGER_OPERATIONS,)),
             (families.redis_errors, (REDIS_OPERATIONS, (RedisUnavailable.code,))),
             (families.requests, (NOMAD_OPERATIONS, ("200", "error"))),
@@ -228,7 +231,8 @@ class Metrics:
         """A request to Nomad ended; `code` is the HTTP status, or `error`."""
         operation = operation if operation in NOMAD_OPERATIONS else OTHER
         self.families.requests.labels(operation, code if code in NOMAD_CODES else OTHER).inc()
-        self.families.request_nomad_seconds.labels(operation).observe(seconds)
+        timed = operation if operation in TIMED_OPERATIONS else OTHER
+        self.families.request_nomad_seconds.labels(timed).observe(seconds)
 
     def redis_answered(self, operation: str, code: str, _seconds: float) -> None:
         """A step against Redis ended; `code` is `ok` or an error's. Only failures are counted."""
@@ -237,6 +241,10 @@ class Metrics:
         elif code.startswith("redis.") and code in self._codes:
             operation = operation if operation in REDIS_OPERATIONS else OTHER
             self.families.redis_errors.labels(operation, self._code(code)).inc()
+
+    def ordered(self, action: str, outcome: str) -> None:
+        """Somebody ordered an action on the status page; `outcome` is `done`, `refused` or `failed`."""
+        self.families.orders.labels(action if action in ACTIONS else OTHER, outcome).inc()
 
     def name_job(self, job: str) -> None:
         """Give a job that Nomad has a label of its own, while there is room."""

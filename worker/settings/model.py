@@ -338,6 +338,12 @@ class Settings(BaseSettings):
     http_addr: ListenAddress = _setting(
         "WORKER_HTTP_ADDR", Listen("", 9464), "Address of /metrics, /healthz, /readyz and /status."
     )
+    status_token_file: ReadableFile = _setting(
+        "WORKER_STATUS_TOKEN_FILE",
+        None,
+        "File with the token, 16 characters at least, that the status page asks for before it cancels, "
+        "requeues or drops. Read again at every action. Unset: the page is read-only.",
+    )
     log_format: Literal["json", "console"] = _setting(
         "WORKER_LOG_FORMAT", "json", "`json` for machines, `console` for people."
     )

@@ -22,6 +22,8 @@ DEAD_LETTERS_READ = 100
 class DeadLetter:
     """One dead letter without what it carries."""
 
+    id: str
+    """Its entry ID in the dead-letter stream."""
     key: MessageKey
     verdict: str
     code: str
@@ -70,7 +72,7 @@ class RedisLookback:
             entries = await self._ops.xrevrange(self._keys.dead, count=DEAD_LETTERS_READ)
         except FAILURES as error:
             raise translate(error) from error
-        return [_dead_letter(fields) for _, fields in entries]
+        return [_dead_letter(entry_id, fields) for entry_id, fields in entries]
 
     async def story(self, key: MessageKey) -> Story | None:
         """One message; None when Redis knows nothing of it.
@@ -103,9 +105,17 @@ def _reply(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Reply | None:
         return None
 
 
-def _dead_letter(fields: Mapping[bytes, bytes]) -> DeadLetter:
+def _dead_letter(entry_id: bytes, fields: Mapping[bytes, bytes]) -> DeadLetter:
     def text(name: bytes) -> str:
         return fields.get(b"dead_" + name, b"").decode(errors="replace")
 
     key = MessageKey(text(b"stream"), text(b"id"))
-    return DeadLetter(key, text(b"verdict"), text(b"code"), text(b"message"), text(b"job"), at=text(b"at"))
+    return DeadLetter(
+        entry_id.decode(),
+        key,
+        text(b"verdict"),
+        text(b"code"),
+        text(b"message"),
+        text(b"job"),
+        at=text(b"at"),
+    )

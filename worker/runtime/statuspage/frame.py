@@ -1,4 +1,4 @@
-"""What both views are made of: the frame around them, tables, badges, figures.
+"""What all views are made of: the frame around them, tables, badges, figures.
 
 Knows nothing of what they show.
 """
@@ -8,27 +8,37 @@ from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from importlib.resources import files
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from worker.core.instants import format_rfc3339, parse_rfc3339
 from worker.core.model import Verdict
-from worker.runtime.statuspage.html import Markup, document, raw_style, tag
+from worker.runtime.statuspage.html import Markup, document, raw, tag
 from worker.runtime.statuspage.words import UNKNOWN, clock, duration
 
-REFRESH_SECONDS = 5
-STYLE = files("worker.runtime.statuspage").joinpath("style.css").read_text(encoding="utf-8")
+
+def _packaged(name: str) -> str:
+    return files("worker.runtime.statuspage").joinpath(name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
+
+
+STYLE, SCRIPT, ICON = _packaged("style.css"), _packaged("refresh.js"), _packaged("icon.svg")
 HEADERS = {
-    # The one inline style sheet is named by its hash: nothing else is loaded, run, sent or framed.
+    # The style sheet and the script are named by their hashes: nothing else is loaded, run, sent or framed.
     "Content-Security-Policy": (
-        f"default-src 'none'; style-src 'sha256-{b64encode(sha256(STYLE.encode()).digest()).decode()}'; "
-        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        f"default-src 'none'; style-src {_hash(STYLE)}; script-src {_hash(SCRIPT)}; connect-src 'self'; "
+        "img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    # Its own pages are told, so that a form's origin can be checked; other places learn nothing.
+    "Referrer-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
 
 Tone = Literal["good", "warn", "bad", "plain"]
+Here = Literal["overview", "dead", "message"]
 WELL = frozenset({Verdict.SUCCEEDED, Verdict.DETACHED})
 _SIGNS: dict[Tone, str] = {"good": "✓", "warn": "▲", "bad": "✕", "plain": ""}
 """Colour is never the only difference."""
@@ -40,51 +50,107 @@ def frame(
     version: str,
     at_ms: int,
     *content: object,
-    refresh: Literal["on", "paused", "none"],
+    here: Here,
+    sought: str = "",
 ) -> str:
-    """A whole page around its content."""
+    """A whole page around its content.
+
+    Args:
+        title: of this view.
+        worker: who tells.
+        version: of that worker.
+        at_ms: when.
+        content: its parts; those with `data-live` are kept up to date by the script.
+        here: which view it is.
+        sought: what was searched for.
+    """
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
         tag("title", f"{title} · {worker}"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="color-scheme", content="light dark"),
-        refresh == "on" and tag("meta", http_equiv="refresh", content=REFRESH_SECONDS),
-        raw_style(STYLE),
+        tag("link", rel="icon", href=f"data:image/svg+xml,{quote(ICON)}"),
+        raw("style", STYLE),
     )
     body = tag(
         "body",
         tag("a", "To the content", href="#content", class_="skip"),
         tag(
             "header",
-            tag("h1", title),
-            tag("p", mono(worker), f" · version {version} · ", tag("span", clock(at_ms), class_="now")),
-            tag("nav", tag("ul", *_navigation(refresh)), aria_label="Views"),
+            tag(
+                "div",
+                tag("h1", title),
+                tag("p", mono(worker), f" · version {version}"),
+                class_="title",
+            ),
+            _search(sought),
+            tag("nav", tag("ul", *_navigation(here)), aria_label="Views"),
+            _freshness(at_ms),
         ),
-        tag("main", *content, id="content"),
-        tag("footer", tag("p", "Read-only. The same as JSON: ", tag("code", "curl /status"), ".")),
+        tag("main", *content, id="content", tabindex=-1),
+        tag("footer", tag("p", "The same as JSON: ", tag("code", "curl /status"))),
+        # At the end: it needs the page.
+        raw("script", SCRIPT),
     )
     return document("en", head, body)
 
 
-def _navigation(refresh: str) -> Iterable[Markup]:
-    overview = tag("a", "Overview", href="/status", aria_current=refresh != "none" and "page")
-    yield tag("li", overview)
-    yield tag("li", tag("a", "Find a message", href="/status?id=", aria_current=refresh == "none" and "page"))
-    if refresh == "on":
-        yield tag("li", tag("a", "Pause", href="/status?pause"), f" (reloads every {REFRESH_SECONDS} s)")
-    if refresh == "paused":
-        yield tag("li", tag("a", "Go on reloading", href="/status"))
+def _search(sought: str) -> Markup:
+    box = tag(
+        "input",
+        id="id",
+        name="id",
+        value=sought,
+        type="search",
+        required=True,
+        autocomplete="off",
+        spellcheck="false",
+        placeholder="1719999999999-0",
+        title="As XADD returned it, or with its stream: requests:1719999999999-0",
+    )
+    return tag(
+        "form",
+        tag("label", "Message ID", for_="id"),
+        box,
+        tag("button", "Find", type="submit"),
+        action="/status",
+        method="get",
+        role="search",
+    )
 
 
-def section(title: str, missing: str, *content: object) -> Markup:
+def _navigation(here: Here) -> Iterable[Markup]:
+    for name, text, address in (
+        ("overview", "Overview", "/status"),
+        ("dead", "Dead letters", "/status?dead"),
+    ):
+        yield tag("li", tag("a", text, href=address, aria_current="page" if here == name else None))
+
+
+def _freshness(at_ms: int) -> Markup:
+    return tag(
+        "p",
+        tag("span", "As of ", when(at_ms), id="now", data_live=True),
+        tag("strong", badge("bad", "Not up to date"), id="stale", role="alert", hidden=True),
+        # Shown by the script; without it there is nothing to pause.
+        tag("button", "Pause", id="pause", type="button", hidden=True, aria_pressed="false"),
+        class_="fresh",
+    )
+
+
+def section(title: str, missing: str, *content: object, id_: str) -> Markup:
     """A part of the page under its heading; where `missing` says why there is none, that instead."""
-    if missing:
-        return tag("section", tag("h2", title), tag("p", badge("bad", "Unknown"), f" {missing}"))
-    return tag("section", tag("h2", title), *content)
+    inside = (tag("p", badge("bad", "Unknown"), f" {missing}"),) if missing else content
+    heading = f"{id_}-title"
+    return tag(
+        "section", tag("h2", title, id=heading), *inside, id=id_, data_live=True, aria_labelledby=heading
+    )
 
 
-def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Markup:
+def table(
+    caption: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str = "None."
+) -> Markup:
     """A table; a column whose title ends with `|n` holds numbers. The first cell of a row is its heading."""
     numeric = [column.endswith("|n") for column in columns]
     head = [
@@ -102,8 +168,9 @@ def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[object]]
         )
         for row in rows
     ]
-    empty = tag("tr", tag("td", "None.", colspan=len(columns), class_="note"))
-    inside = tag("caption", caption), tag("thead", tag("tr", *head)), tag("tbody", *(lines or [empty]))
+    if not lines:
+        return note(empty)
+    inside = tag("caption", caption), tag("thead", tag("tr", *head)), tag("tbody", *lines)
     # Scrolls by itself where the screen is narrow; reachable by keyboard, as whatever scrolls must be.
     return tag("div", tag("table", *inside), class_="scroll", tabindex=0, role="region", aria_label=caption)
 
@@ -114,7 +181,10 @@ def figure(
     """One key figure."""
     bar = meter and tag("meter", value=meter[0], max=meter[1], high=meter[1] * 0.9, aria_label=text)
     return tag(
-        "div", tag("dt", name), tag("dd", tag("strong", value, class_=tone or None), bar, tag("small", text))
+        "div",
+        tag("dt", name),
+        tag("dd", tag("strong", value), bar, tag("small", text)),
+        class_=f"figure {'unknown' if value == UNKNOWN else tone}".strip(),
     )
 
 
@@ -145,9 +215,14 @@ def link(address: str, text: Markup) -> Markup:
     return tag("a", text, href=address) if safe else text
 
 
-def when(unix_ms: int) -> Markup:
+def message_link(stream: str, entry_id: str) -> Markup:
+    """A message's ID, leading to its story."""
+    return link(f"/status?id={quote(f'{stream}:{entry_id}', safe='')}", mono(entry_id))
+
+
+def when(unix_ms: int, *, exact: bool = False) -> Markup:
     """A point in time."""
-    return tag("time", clock(unix_ms), datetime=format_rfc3339(unix_ms))
+    return tag("time", clock(unix_ms, exact=exact), datetime=format_rfc3339(unix_ms))
 
 
 def ago(rfc3339: str, now_ms: int) -> Markup:

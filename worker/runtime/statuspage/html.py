@@ -10,7 +10,7 @@ Child = object
 """Markup as it is; None and False vanish; a list is its parts; anything else is escaped text."""
 
 _VOID = frozenset({"meta", "input", "br", "link"})
-_WITHOUT_UNDERSCORE = {"class_": "class", "for_": "for", "http_equiv": "http-equiv"}
+_WITHOUT_UNDERSCORE = {"class_": "class", "for_": "for"}
 
 
 class Markup(str):
@@ -22,7 +22,7 @@ class Markup(str):
 def tag(name: str, /, *children: Child, **attributes: object) -> Markup:
     """One element. An attribute that is None or False is left out, one that is True stands alone.
 
-    `class_`, `for_`, `http_equiv` and `aria_label` are the attributes without or with their sign.
+    `class_`, `for_` and `aria_label` are the attributes without or with their sign.
     """
     head = name + "".join(_attribute(key, value) for key, value in attributes.items())
     if name in _VOID:
@@ -40,9 +40,9 @@ def document(language: str, *children: Child) -> str:
     return f"<!doctype html>\n{tag('html', *children, lang=language)}\n"
 
 
-def raw_style(css: str) -> Markup:
-    """A style sheet as it is; it comes from this package, never from outside."""
-    return Markup(f"<style>{css}</style>")
+def raw(element: str, text: str) -> Markup:
+    """A style sheet or a script as it is; it comes from this package, never from outside."""
+    return Markup(f"<{element}>{text}</{element}>")
 
 
 def _rendered(child: Child) -> str:

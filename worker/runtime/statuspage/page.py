@@ -1,19 +1,20 @@
-"""Renders the first view of the status page: what is going on.
+"""Renders two views of the status page: what is going on, and the dead letters.
 
 Decides nothing; every value was looked up before, and everything that came from a request is escaped.
 """
 
 from collections.abc import Sequence
-from urllib.parse import quote
 
 from worker.adapters.redis.survey import WorkerSeen
 from worker.core.reply import Reply
 from worker.runtime.statuspage.frame import (
+    Tone,
     ago,
     badge,
     figure,
     frame,
     link,
+    message_link,
     mono,
     note,
     section,
@@ -21,14 +22,14 @@ from worker.runtime.statuspage.frame import (
     verdict_badge,
 )
 from worker.runtime.statuspage.html import Markup, join, tag
-from worker.runtime.statuspage.view import DEAD_LETTERS_SHOWN, InHand, Overview
+from worker.runtime.statuspage.view import DEAD_LETTERS_SHOWN, Dead, InHand, Overview
 from worker.runtime.statuspage.words import UNKNOWN, count, duration
 
 NOTHING = "-"
 
 
-def overview(view: Overview, *, paused: bool) -> str:
-    """The first view; it asks for itself again every few seconds unless `paused`."""
+def overview(view: Overview) -> str:
+    """What is going on."""
     return frame(
         "Dispatch worker",
         view.worker,
@@ -36,22 +37,66 @@ def overview(view: Overview, *, paused: bool) -> str:
         view.at_ms,
         _state(view),
         _figures(view),
-        _streams(view),
+        tag("div", _streams(view), _workers(view), class_="pair"),
         _in_flight(view),
-        tag("div", _results(view), tag("div", _dead_letters(view), _workers(view)), class_="pair"),
-        refresh="paused" if paused else "on",
+        tag("div", _results(view), _dead_by_reason(view), class_="pair"),
+        here="overview",
+    )
+
+
+def dead_letters(view: Dead) -> str:
+    """The last dead letters, one by one."""
+    letters = view.letters.value or ()
+    partial = view.total is not None and view.total > len(letters)
+    shown = f"The last {count(len(letters))} of {count(view.total)}" if partial else "All of them"
+    return frame(
+        "Dead letters",
+        view.worker,
+        view.version,
+        view.at_ms,
+        section(
+            "Messages that wait for a person",
+            view.letters.missing,
+            table(
+                f"{shown}, the newest first",
+                ("Message", "Verdict", "Why", "Job", "When|n"),
+                [
+                    (
+                        message_link(letter.key.stream, letter.key.id),
+                        badge("bad", letter.verdict or UNKNOWN),
+                        join((mono(letter.code), tag("small", letter.message))),
+                        letter.job or UNKNOWN,
+                        ago(letter.at, view.at_ms),
+                    )
+                    for letter in letters
+                ],
+                empty="None: every message was dispatched and found its end.",
+            ),
+            tag("p", "All of them: ", mono("dispatch-worker dlq list"), class_="note") if letters else None,
+            id_="letters",
+        ),
+        here="dead",
     )
 
 
 def _state(view: Overview) -> Markup:
+    tone: Tone
     if not view.not_ready:
-        state = badge("good", "Ready"), " This worker takes new work."
+        tone, word, text = "good", "Ready", "This worker takes new work."
     elif view.draining:
-        state = badge("warn", "Leaving"), " It reads nothing new; its messages go to other replicas."
+        tone, word, text = "warn", "Leaving", "It reads nothing new; its messages go to other replicas."
     else:
-        state = badge("bad", "Not ready"), " It takes no new work now:"
+        tone, word, text = "bad", "Not ready", "It takes no new work now:"
     reasons = [tag("li", tag("b", name), f": {reason}") for name, reason in view.not_ready.items()]
-    return tag("div", tag("p", *state), reasons and tag("ul", *reasons), class_="state", role="status")
+    return tag(
+        "div",
+        tag("p", badge(tone, word), f" {text}"),
+        reasons and tag("ul", *reasons),
+        id="state",
+        class_=f"state {tone}",
+        data_live=True,
+        role="status",
+    )
 
 
 def _figures(view: Overview) -> Markup:
@@ -61,19 +106,23 @@ def _figures(view: Overview) -> Markup:
     lag = sum(known for known in lags if known is not None) if streams and None not in lags else None
     ages = [stream.oldest_pending_seconds for stream in streams if stream.oldest_pending_seconds is not None]
     workers, dead = (backlog.workers, backlog.dead_letters) if backlog else (None, None)
+    full = view.in_flight >= view.in_flight_limit
     return tag(
         "dl",
-        figure("Waiting", count(lag), "entries no worker was given yet"),
+        figure("Waiting", count(lag), "entries no worker was given yet", tone="warn" if lag and full else ""),
         figure("Oldest open", duration(max(ages, default=None)), "message given to a worker, not settled"),
         figure(
             "In flight here",
             count(view.in_flight),
             f"of at most {count(view.in_flight_limit)}",
+            tone="warn" if full else "",
             meter=(view.in_flight, view.in_flight_limit),
         ),
         figure("Workers alive", count(workers), "replicas of this group", tone="bad" if workers == 0 else ""),
         figure("Dead letters", count(dead), "waiting for a person", tone="bad" if dead else ""),
+        id="figures",
         class_="figures",
+        data_live=True,
         aria_label="Key figures",
     )
 
@@ -96,6 +145,7 @@ def _streams(view: Overview) -> Markup:
                 for name, stream in streams.items()
             ],
         ),
+        id_="streams",
     )
 
 
@@ -106,20 +156,22 @@ def _in_flight(view: Overview) -> Markup:
         "",
         table(
             "The oldest first",
-            ("Message", "Stream", "Job", "State", "Age|n", "Dispatched job"),
+            ("Message", "State", "Age|n", "Job", "Stream", "Dispatched job"),
             [
                 (
-                    _message_link(one.key.stream, one.key.id),
-                    one.key.stream,
-                    one.job or UNKNOWN,
+                    message_link(one.key.stream, one.key.id),
                     _in_hand_state(one),
                     duration(one.age_seconds),
+                    one.job or UNKNOWN,
+                    one.key.stream,
                     link(one.job_url, mono(one.dispatched_job_id)) if one.dispatched_job_id else NOTHING,
                 )
                 for one in view.messages
             ],
+            empty="None: this worker has nothing in hand.",
         ),
         note(f"{count(left_out)} more are not shown.") if left_out > 0 else None,
+        id_="flight",
     )
 
 
@@ -138,18 +190,20 @@ def _results(view: Overview) -> Markup:
         view.results.missing,
         table(
             "Newest first; of the shared reply stream",
-            ("Message", "Job", "Verdict", "Exit code|n", "When|n"),
+            ("Message", "Verdict", "Exit code|n", "Job", "When|n"),
             [
                 (
-                    _message_link(reply.stream, reply.id),
-                    reply.job or UNKNOWN,
+                    message_link(reply.stream, reply.id),
                     _verdict(reply),
                     NOTHING if reply.exit_code is None else str(reply.exit_code),
+                    reply.job or UNKNOWN,
                     ago(reply.at, view.at_ms),
                 )
                 for reply in view.results.value or ()
             ],
+            empty="None yet.",
         ),
+        id_="results",
     )
 
 
@@ -161,26 +215,28 @@ def _verdict(reply: Reply) -> Markup:
     return join((verdict_badge(reply.verdict), " ", more))
 
 
-def _dead_letters(view: Overview) -> Markup:
+def _dead_by_reason(view: Overview) -> Markup:
     total = view.backlog.value.dead_letters if view.backlog.value else None
     letters = view.dead_letters.value or ()
-    newest = {(letter.verdict, letter.code): letter for letter in reversed(letters)}
+    newest = {(letter.verdict, letter.code): letter.key for letter in reversed(letters)}
     partial = total is not None and total > len(letters) >= DEAD_LETTERS_SHOWN
     return section(
         "Dead letters",
         view.dead_letters.missing,
         table(
             f"By reason, of the last {count(len(letters))}" if partial else "By reason",
-            ("Reason", "Count|n", "Newest"),
+            ("Reason", "Count|n", "Newest|n"),
             [
                 (
                     join((badge("bad", verdict), " ", tag("small", code))),
                     count(number),
-                    _message_link(newest[verdict, code].key.stream, newest[verdict, code].key.id),
+                    message_link(*newest[verdict, code]),
                 )
                 for verdict, code, number in view.dead_by_reason
             ],
         ),
+        tag("p", tag("a", "One by one", href="/status?dead"), class_="note") if letters else None,
+        id_="dead",
     )
 
 
@@ -193,6 +249,7 @@ def _workers(view: Overview) -> Markup:
             ("Name", "Lease", "Version"),
             [_worker(worker, view.worker) for worker in view.workers.value or ()],
         ),
+        id_="workers",
     )
 
 
@@ -205,7 +262,3 @@ def _worker(worker: WorkerSeen, this: str) -> Sequence[object]:
     )
     name = join((mono(worker.name), tag("small", "this one") if worker.name == this else None))
     return name, lease, worker.about.get("version", UNKNOWN)
-
-
-def _message_link(stream: str, entry_id: str) -> Markup:
-    return link(f"/status?id={quote(f'{stream}:{entry_id}', safe='')}", mono(entry_id))

@@ -1,13 +1,27 @@
-"""Renders the second view of the status page: the search for a message, and its story.
+"""Renders the view of one message: its way so far, what is known of it, and what can be done about it.
 
 Decides nothing; everything that came from a request, or is searched for, is escaped.
 """
 
 from collections.abc import Iterable
 
-from worker.adapters.redis.lookback import Story
-from worker.core.model import Outcome, Record
-from worker.runtime.statuspage.frame import badge, frame, link, mono, section, verdict_badge, when
+from worker.adapters.redis.lookback import DeadLetter, Story
+from worker.core.instants import entry_time_ms
+from worker.core.model import MessageKey, Outcome, Phase, Record
+from worker.runtime.statuspage.actions import Told
+from worker.runtime.statuspage.forms import commands, form
+from worker.runtime.statuspage.frame import (
+    WELL,
+    Tone,
+    badge,
+    frame,
+    link,
+    mono,
+    note,
+    section,
+    verdict_badge,
+    when,
+)
 from worker.runtime.statuspage.html import Markup, join, tag
 from worker.runtime.statuspage.view import Found
 from worker.runtime.statuspage.words import duration
@@ -15,71 +29,73 @@ from worker.runtime.statuspage.words import duration
 Fact = tuple[str, object]
 """What is told, and its value; one without a value is left out."""
 
+_TOLD: dict[str, tuple[Tone, str, str]] = {
+    Told.PREVENTED: ("good", "Cancelled", "It will not be dispatched any more."),
+    Told.ORDERED: ("good", "Cancelling", "Its job is being stopped; the result follows."),
+    Told.TOO_LATE: ("warn", "Too late", "It had ended before; its result stands."),
+    Told.REQUEUED: (
+        "good",
+        "Requeued",
+        "The dead letter is a new request now, with an ID of its own: this one.",
+    ),
+    Told.DROPPED: ("good", "Dropped", "The dead letter is gone for good."),
+}
+
 
 def found(view: Found) -> str:
-    """The search, and what it found. This view never reloads: that would take away what is being typed."""
+    """The search, and what it found."""
     return frame(
-        "Find a message",
+        "Find a message" if not view.stories else "One message",
         view.worker,
         view.version,
         view.at_ms,
-        _search(view),
-        *(_story(story, view.job_urls) for story in view.stories),
-        refresh="none",
+        _banner(view),
+        *(part for story in view.stories for part in _story(view, story)),
+        here="message",
+        sought=view.sought,
     )
 
 
-def _search(view: Found) -> Markup:
-    box = tag(
-        "input",
-        id="id",
-        name="id",
-        value=view.sought,
-        type="search",
-        autofocus=not view.sought,
-        required=True,
-        autocomplete="off",
-        spellcheck="false",
-        placeholder="1719999999999-0",
-        aria_describedby="how",
-    )
-    how = "As XADD returned it, or with its stream: requests:1719999999999-0"
-    return tag(
-        "form",
-        tag("label", "Message ID", for_="id"),
-        box,
-        tag("button", "Find", type="submit"),
-        tag("p", how, id="how", class_="note"),
-        _nothing_found(view),
-        action="/status",
-        method="get",
-        role="search",
-    )
+def _banner(view: Found) -> Markup | None:
+    tone: Tone
+    if view.refused:
+        tone, word, text = "bad", "Not done", view.refused
+    elif view.told in _TOLD:
+        tone, word, text = _TOLD[view.told]
+    elif view.fault:
+        tone, word, text = "bad", "Not told", view.fault
+    elif view.sought and not view.stories:
+        tone, word = "warn", "Unknown"
+        text = "Neither the streams nor the ledger know this message. It may have been settled long ago."
+    elif not view.sought:
+        tone, word, text = "plain", "No ID", "Put a message ID into the field above, as XADD returned it."
+    else:
+        return None
+    return tag("div", tag("p", badge(tone, word), f" {text}"), class_=f"state {tone}", role="alert")
 
 
-def _nothing_found(view: Found) -> Markup | None:
-    if view.fault:
-        return tag("p", badge("bad", "Not told"), f" {view.fault}", role="alert")
-    if view.sought and not view.stories:
-        text = " Neither the streams nor the ledger know this message. It may have been settled long ago."
-        return tag("p", badge("warn", "Unknown"), text, role="alert")
-    return None
-
-
-def _story(story: Story, job_urls: dict[str, str]) -> Markup:
+def _story(view: Found, story: Story) -> Iterable[Markup]:
+    record, name = story.record, f"message-{story.key.stream}"
     title = f"Message {story.key}"
-    record = story.record
     if record is None:
-        return section(title, "", tag("p", badge("warn", "waiting"), " No worker has taken it up yet."))
-    facts = [
-        *_how_it_stands(record),
-        *_outcome(record.outcome),
-        *_job(record, job_urls),
-        *_who(story, record),
-        *_times(story, record),
-    ]
-    rows = [tag("div", tag("dt", name), tag("dd", value)) for name, value in facts if value]
-    return section(title, "", tag("dl", *rows, class_="facts"))
+        waiting = tag("p", badge("warn", "waiting"), " No worker has taken it up yet.")
+        yield section(title, "", waiting, id_=name)
+    else:
+        facts = [
+            *_outcome(record.outcome),
+            *_how_it_stands(record),
+            *_job(record, view.job_urls),
+            *_who(story, record),
+        ]
+        rows = [
+            tag("div", tag("dt", fact), tag("dd", value), class_="wide" if fact == "Error" else None)
+            for fact, value in facts
+            if value
+        ]
+        yield section(title, "", tag("dl", *rows, class_="facts"), id_=name)
+        yield section("Its way, in UTC", "", *_way(story, record), id_=f"way-{story.key.stream}")
+    if (actions := _actions(view, story)) is not None:
+        yield actions
 
 
 def _how_it_stands(record: Record) -> Iterable[Fact]:
@@ -114,15 +130,53 @@ def _who(story: Story, record: Record) -> Iterable[Fact]:
     yield "Tenant", record.routing.tenant
 
 
-def _times(story: Story, record: Record) -> Iterable[Fact]:
-    yield "Received", when(record.received_at_ms)
-    for name, unix_ms in (
+def _way(story: Story, record: Record) -> Iterable[Markup]:
+    """The steps with their times, and how long each took after the one before."""
+    outcome = record.outcome
+    steps = [
+        ("Sent", entry_time_ms(story.key.id)),
+        ("Received", record.received_at_ms),
         ("Dispatched", record.dispatched_at_ms),
         ("Placed", record.placed_at_ms),
         ("Settled", story.finished_at_ms),
-    ):
-        yield name, when(unix_ms) if unix_ms else ""
+    ]
+    told = [(name, unix_ms) for name, unix_ms in steps if unix_ms]
+    bad = bool(outcome and outcome.verdict not in WELL and story.finished_at_ms)
+    lines = []
+    for at, (name, unix_ms) in enumerate(told):
+        after = f"after {duration(max(0, unix_ms - told[at - 1][1]) / 1000)}" if at else None
+        done = "ended" if bad and name == "Settled" else "done"
+        lines.append(tag("li", tag("b", name), when(unix_ms, exact=True), tag("small", after), class_=done))
+    yield tag("ol", *lines, class_="way")
     durations = story.final.data.get("durations") if story.final else None
     if isinstance(durations, dict):
-        for name, seconds in durations.items():
-            yield f"Duration: {name}", duration(seconds) if isinstance(seconds, int | float) else ""
+        words = [
+            f"{name} {duration(seconds)}"
+            for name, seconds in sorted(durations.items(), key=_in_order)
+            if isinstance(seconds, int | float)
+        ]
+        yield note(f"By its result: {', '.join(words)}.")
+
+
+def _in_order(named: tuple[str, object]) -> int:
+    order = ("queue", "placement", "run", "total")
+    return order.index(named[0]) if named[0] in order else len(order)
+
+
+def _actions(view: Found, story: Story) -> Markup | None:
+    letter = view.letters.get(story.key)
+    open_ = story.record is None or story.record.phase is not Phase.SETTLED
+    if not open_ and letter is None:
+        return None
+    inside = (
+        form(story.key, letter, cancel=open_) if view.may_act else commands(story.key, letter, cancel=open_)
+    )
+    # Not kept up to date: what is being typed there must not be taken away.
+    heading = f"act-{story.key.stream}"
+    return tag(
+        "section", tag("h2", _acted_on(story.key, letter), id=heading), inside, aria_labelledby=heading
+    )
+
+
+def _acted_on(key: MessageKey, letter: DeadLetter | None) -> str:
+    return f"Dead letter {letter.id}" if letter else f"Stop {key}"

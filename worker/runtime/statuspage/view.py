@@ -94,6 +94,25 @@ class Found:
     """One per stream that has a message of this ID."""
     job_urls: dict[str, str] = field(default_factory=dict)
     """Addresses in Nomad's web interface by dispatched job ID."""
+    letters: Mapping[MessageKey, DeadLetter] = field(default_factory=dict)
+    """Those of the last dead letters that are meant."""
+    may_act: bool = False
+    """Whether actions are set up."""
+    told: str = ""
+    """What became of an action, as the address says it."""
+    refused: str = ""
+    """Why an action was not carried out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """The page's third view: the last dead letters."""
+
+    worker: str
+    version: str
+    at_ms: int
+    total: int | None
+    letters: Part[Sequence[DeadLetter]]
 
 
 class Viewer:
@@ -146,15 +165,30 @@ class Viewer:
         keys = [MessageKey(name, entry_id) for name in streams if stream in {"", name}]
         told = [await _part(partial(self._lookback.story, key)) for key in keys]
         stories = [part.value for part in told if part.value is not None]
+        dead = await _part(self._lookback.dead_letters) if stories else Part(())
         return replace(
             found,
             fault=next((part.missing for part in told if part.missing), ""),
             stories=stories,
+            letters={letter.key: letter for letter in dead.value or () if letter.key in keys},
             job_urls={
                 story.record.job_id: self._job_url(story.record.job_id, story.record.routing.namespace)
                 for story in stories
                 if story.record
             },
+        )
+
+    async def dead(self) -> Dead:
+        """The last dead letters."""
+        backlog, letters = await asyncio.gather(
+            _part(self._parts.survey.backlog), _part(self._lookback.dead_letters)
+        )
+        return Dead(
+            self._parts.settings.name,
+            self._version,
+            self._parts.clock.now_ms(),
+            backlog.value.dead_letters if backlog.value else None,
+            letters,
         )
 
     def _in_hand(self) -> list[InHand]:

@@ -33,8 +33,9 @@ def count(number: int | None) -> str:
     return UNKNOWN if number is None else f"{number:,}"
 
 
-def clock(unix_ms: int) -> str:
-    """`2026-11-24 01:48:02 UTC`; `never` for 0."""
+def clock(unix_ms: int, *, exact: bool = False) -> str:
+    """`2026-11-24 01:48:02 UTC`, exactly `2026-11-24 01:48:02.123`; `never` for 0."""
     if not unix_ms:
         return "never"
-    return format_rfc3339(unix_ms)[:19].replace("T", " ") + " UTC"
+    text = format_rfc3339(unix_ms).replace("T", " ")
+    return text[:23] if exact else f"{text[:19]} UTC"
