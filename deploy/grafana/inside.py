@@ -195,6 +195,19 @@ PROCESS = Row(
             runbook="DispatchWorkerRestarts",
         ),
         Panel(
+            "Actions on the status page",
+            "What people cancelled, requeued and dropped there, and what was refused. The log names them.",
+            "short",
+            [
+                Query(
+                    f"sum by (action, outcome) (increase(dispatch_worker_status_actions_total{{{J}}}{RATE}))",
+                    "{{action}} {{outcome}}",
+                )
+            ],
+            width=24,
+            height=6,
+        ),
+        Panel(
             "Builds",
             "What runs where. More than one version for long: a rollout is stuck.",
             "short",

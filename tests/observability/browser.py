@@ -85,7 +85,7 @@ class Browser:
         """Wait until an expression is true."""
         look = f"""new Promise((done, fail) => {{
           const end = Date.now() + {seconds * 1000};
-          const look = () => {script} ? done(true) : Date.now() > end ? fail("not so in time") : setTimeout(look, 50);
+          const look = () => {script} ? done(true) : Date.now() > end ? fail("not so") : setTimeout(look, 50);
           look();
         }})"""
         told = await self.call("Runtime.evaluate", expression=look, awaitPromise=True, returnByValue=True)
@@ -164,5 +164,5 @@ async def browser(folder: Path) -> AsyncIterator[Browser]:
 async def _port(told_in: Path) -> int:
     while True:
         with suppress(OSError, IndexError, ValueError):
-            return int(told_in.read_text().splitlines()[0])
+            return int((await asyncio.to_thread(told_in.read_text)).splitlines()[0])
         await asyncio.sleep(0.05)

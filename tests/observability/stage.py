@@ -1,10 +1,9 @@
-"""A whole stack under load, and Chromium to look at it."""
+"""A whole stack under load."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -57,6 +56,12 @@ class Stage:
             await self._running(one.id)
         return [one.id for one in sent]
 
+    async def worker_ends(self) -> None:
+        """The worker leaves, and its addresses with it."""
+        assert self.stack._app is not None
+        self.stack._app.stop()
+        await self.stack.ended()
+
     async def get(self, path: str, accept: str = "*/*") -> httpx.Response:
         """What the worker serves."""
         async with httpx.AsyncClient(timeout=SOON) as http:
@@ -91,36 +96,3 @@ async def stage(settings: Mapping[str, str] | None = None) -> AsyncIterator[Stag
             yield Stage(stack, client, redis)
         finally:
             await redis.aclose()
-
-
-CHROMIUM_FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
-)
-
-
-async def chromium(folder: Path, *arguments: str, errors: bool = False) -> str:
-    """Run Chromium to its end; returns what it wrote to standard output, or to standard error."""
-    process = await asyncio.create_subprocess_exec(
-        "chromium",
-        *CHROMIUM_FLAGS,
-        f"--user-data-dir={folder / 'profile'}",
-        *arguments,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(60):
-            out, complaints = await process.communicate()
-    except BaseException:
-        process.kill()
-        await process.wait()
-        raise
-    return (complaints if errors else out).decode()
