@@ -3,8 +3,10 @@
 import pytest
 
 from tests.core.stories import (
+    MAIN,
     NODE_DOWN,
     NOT_NEEDED,
+    POSTSTOP,
     allocation,
     ended,
     evaluation,
@@ -185,6 +187,22 @@ def test_a_job_stopped_while_one_of_two_instances_was_done_is_stopped() -> None:
     assert given.evidence["deciding"]["allocation"] == "1-stopped"
 
 
+def test_a_job_stopped_while_one_of_two_instances_had_failed_shows_the_one_that_was_stopped() -> None:
+    spec = job("dead", group(count=2), stop=True)
+
+    given = outcome(snapshot(spec, [ended(Verdict.FAILED, 0), ended(Verdict.STOPPED, 1)]))
+
+    assert (given.verdict, given.exit_code) == (Verdict.STOPPED, 137)
+    assert given.evidence["deciding"]["allocation"] == "1-stopped"
+
+
+@pytest.mark.parametrize("status", ["pending", "blocked"])
+def test_nothing_revives_a_job_that_was_stopped(status: str) -> None:
+    told = snapshot(job("dead", stop=True), [ended(Verdict.STOPPED)], [evaluation(status=status)])
+
+    assert outcome(told).verdict is Verdict.STOPPED
+
+
 def test_a_job_stopped_before_its_second_instance_was_placed_is_stopped() -> None:
     spec = job("dead", group(count=2), stop=True)
 
@@ -221,6 +239,14 @@ def test_a_stopped_job_that_is_not_dead_is_waited_for() -> None:
 
     assert ongoing(told) == Ongoing()
     assert ongoing(told, grace_over=True) == Ongoing(needs_read=True)
+
+
+def test_a_job_stopped_while_its_poststop_task_runs_is_waited_for_though_its_main_task_is_done() -> None:
+    spec = job("dead", group("g", MAIN, POSTSTOP), stop=True)
+    tasks = {"main": ran(), "post": running()}
+    told = snapshot(spec, [allocation(tasks, "running", "stop", wanted=NOT_NEEDED)])
+
+    assert ongoing(told) == Ongoing()
 
 
 def test_a_grace_that_is_over_is_acted_on_only_after_a_read() -> None:
@@ -263,6 +289,7 @@ def test_a_job_that_is_gone_is_never_guessed_at() -> None:
     for told in (
         snapshot(None, [], [], gone=True),
         snapshot(job("running"), [allocation({"main": running()}, "running")], gone=True),
+        snapshot(job("running"), [ended(Verdict.SUCCEEDED)], gone=True),
         snapshot(job("dead"), [ended(Verdict.FAILED, 1)], gone=True, whole=False),
         snapshot(job("dead"), [ended(Verdict.FAILED)], [evaluation("queued-allocs", "blocked")], gone=True),
     ):
@@ -289,6 +316,8 @@ def test_a_job_that_the_worker_stopped_and_that_is_gone_since_keeps_the_reason()
     told = snapshot(job("running"), [allocation({"main": running()}, "running")], gone=True)
 
     assert outcome(told, stopping="timed_out").verdict is Verdict.TIMED_OUT
+    stopped = snapshot(job("dead", stop=True), [ended(Verdict.STOPPED)], gone=True)
+    assert outcome(stopped, stopping="timed_out").verdict is Verdict.TIMED_OUT
 
 
 def test_a_job_seen_stopped_and_then_gone_was_stopped() -> None:

@@ -141,6 +141,38 @@ def test_a_leader_killed_from_outside_takes_its_followers_along_and_is_no_succes
     assert given.evidence["deciding"]["task"] == "lead"
 
 
+@pytest.mark.parametrize(
+    ("follower", "client", "desired", "verdict"),
+    [
+        # Without the event, something else ended it.
+        (killed(), "complete", "stop", Verdict.STOPPED),
+        # Ended because of the leader, and failed on its way out.
+        (ran(9), "failed", "run", Verdict.FAILED),
+        (
+            state(event("Started", 1), event("Leader Task Dead", 3), exited(9, at=4), failed=True),
+            "failed",
+            "run",
+            Verdict.FAILED,
+        ),
+    ],
+)
+def test_a_follower_that_its_leader_did_not_end_well_is_not_excused(
+    follower: TaskState, client: str, desired: str, verdict: Verdict
+) -> None:
+    one = allocation({"lead": ran(), "follow": follower}, client, desired)
+
+    assert outcome(one, group("g", LEADER, FOLLOWER)).verdict is verdict
+
+
+def test_a_follower_that_is_still_ending_is_waited_for() -> None:
+    ending = state(event("Started", 1), event("Leader Task Dead", 3), event("Killing", 3), now="running")
+    told = snapshot(
+        job("dead", group("g", LEADER, FOLLOWER)), [allocation({"lead": ran(), "follow": ending})]
+    )
+
+    assert not isinstance(judge(told), Final)
+
+
 def test_a_leader_event_in_a_group_without_leader_excuses_nothing() -> None:
     tasks = {"main": ran(), "follow": killed(because="Leader Task Dead")}
 
@@ -189,7 +221,11 @@ def test_a_task_restarted_after_it_ran_out_of_memory_may_still_succeed() -> None
 @pytest.mark.parametrize(
     ("wanted", "verdict"),
     [
-        ({"desired": "evict", "preempted_by": "9a9a9a9a-1"}, Verdict.PREEMPTED),
+        ({"desired": "evict"}, Verdict.PREEMPTED),
+        ({"desired": "stop", "preempted_by": "9a9a9a9a-1"}, Verdict.PREEMPTED),
+        ({"desired": "stop", "wanted": "alloc is being migrated"}, Verdict.DRAINED),
+        ({"desired": "stop", "wanted": "alloc not needed as node is tainted"}, Verdict.DRAINED),
+        ({"desired": "stop", "migrate": True}, Verdict.DRAINED),
         ({"desired": "stop", "wanted": "alloc is being migrated", "migrate": True}, Verdict.DRAINED),
         ({"desired": "stop", "wanted": "alloc not needed due to job update"}, Verdict.STOPPED),
         ({"desired": "stop", "wanted": "alloc is lost since its node is down"}, Verdict.LOST),
@@ -220,6 +256,26 @@ def test_a_task_that_failed_by_itself_before_the_stop_reached_it_failed() -> Non
     assert outcome(one).verdict is Verdict.FAILED
 
 
+def test_a_task_that_ended_with_an_error_before_the_stop_reached_it_failed_though_nomad_does_not_say_so() -> (
+    None
+):
+    task = state(event("Started", 1), exited(3))
+    one = allocation({"main": task}, "complete", "stop", wanted="alloc not needed due to job update")
+
+    given = outcome(one)
+
+    assert (given.verdict, given.exit_code) == (Verdict.FAILED, 3)
+
+
+def test_of_two_main_tasks_that_failed_the_first_in_time_is_the_reason() -> None:
+    tasks = {"main": ran(7, at=5), "other": ran(3, at=2)}
+
+    given = outcome(allocation(tasks, "failed"), group("g", MAIN, Task(name="other")))
+
+    assert given.exit_code == 3
+    assert given.evidence["deciding"]["task"] == "other"
+
+
 @pytest.mark.parametrize("code", [0, 137])
 def test_a_task_over_its_run_limit_timed_out_even_if_it_ended_with_0(code: int) -> None:
     said = "allocation exceeded max_run_duration"
@@ -229,6 +285,12 @@ def test_a_task_over_its_run_limit_timed_out_even_if_it_ended_with_0(code: int) 
 
     assert given.verdict is Verdict.TIMED_OUT
     assert given.exit_code == (code or None)
+
+
+def test_a_run_limit_that_only_the_kill_tells_of_is_one_too() -> None:
+    one = allocation({"main": killed(said="allocation exceeded max_run_duration")})
+
+    assert outcome(one).verdict is Verdict.TIMED_OUT
 
 
 def test_a_run_limit_met_after_the_main_task_was_done_changes_nothing() -> None:
@@ -272,6 +334,16 @@ def test_a_template_that_cannot_be_rendered_is_a_failure_that_says_why() -> None
 
     assert (given.verdict, given.exit_code) == (Verdict.FAILED, None)
     assert said in given.error_message
+
+
+def test_a_helper_that_failed_before_a_main_task_did_is_the_reason() -> None:
+    said = "Template failed: no such key"
+    kill = TaskEvent(type="Killing", display_message=said, fails_task=True, time=event("", 9).time)
+    tasks = {"main": state(event("Received"), kill, failed=True), "side": ran(9, at=2)}
+
+    given = outcome(allocation(tasks, "failed"), group("g", MAIN, SIDECAR))
+
+    assert given.evidence["deciding"]["task"] == "side"
 
 
 # Nothing is guessed ---------------------------------------------------------------------------------
@@ -319,6 +391,13 @@ def test_an_allocation_that_failed_before_any_task_says_what_nomad_says() -> Non
 
     assert given.verdict is Verdict.FAILED
     assert "no space left on device" in given.error_message
+
+
+def test_a_lost_allocation_is_lost_whatever_its_tasks_last_told() -> None:
+    # Nomad means to run it again; that it was not replaced is what makes it the end.
+    one = allocation({"main": ran()}, "lost", "stop", wanted="alloc is lost since its node is down")
+
+    assert outcome(one, group("g", MAIN, POSTSTOP)).verdict is Verdict.LOST
 
 
 def test_a_main_task_still_running_in_a_lost_allocation_is_lost_with_it() -> None:

@@ -120,7 +120,7 @@ def is_out_of_memory(event: TaskEvent) -> bool:
     return details.get("oom_killed") == "true" or any("oom killed" in text.lower() for text in told)
 
 
-def ending_of(allocation: Allocation, group: TaskGroup | None, *, stopped_by_hand: bool = False) -> Ending:
+def ending_of(allocation: Allocation, group: TaskGroup | None, *, stopped_by_hand: bool) -> Ending:
     """Read how an allocation ended.
 
     Args:
@@ -177,13 +177,11 @@ def main_tasks(allocation: Allocation, group: TaskGroup | None) -> frozenset[str
 def _last_run(name: str, state: TaskState) -> TaskEnd:
     events = state.events or []
     start = 0
-    for index, event in enumerate(events[:-1]):
-        if event.type == "Restarting":
-            start = index + 1
-        elif event.type == "Started":
+    for index, event in enumerate(events):
+        if event.type == "Started":
             start = index
-    if len(events) > 1 and events[-1].type == "Started":
-        start = len(events) - 1
+        elif event.type == "Restarting" and index + 1 < len(events):
+            start = index + 1
     return TaskEnd(name, state, events[start:])
 
 
@@ -229,20 +227,21 @@ def _ran_too_long(allocation: Allocation, mains: Sequence[TaskEnd]) -> bool:
 
 
 def _failed_by_itself(end: TaskEnd) -> bool:
-    if end.kill is not None and not end.state.failed:
-        return False
+    """Whether a task that Nomad does not call failed ended with an error, and not for being killed."""
     # An exit code of -1 says that the client lost sight of the task, not that the task failed.
-    return end.state.failed or (end.exit is not None and (end.exit.exit_code > 0 or end.exit.signal != 0))
+    return end.kill is None and end.exit is not None and (end.exit.exit_code > 0 or end.exit.signal != 0)
 
 
 def _ended_from_outside(allocation: Allocation, *, stopped_by_hand: bool) -> Verdict:
     if allocation.preempted_by_allocation or allocation.desired_status == "evict":
         return Verdict.PREEMPTED
     wanted = allocation.desired_description
-    if "node is down" in wanted or "lost" in wanted:
+    if "lost" in wanted:
         return Verdict.LOST
     transition = allocation.desired_transition
-    if "migrated" in wanted or "drain" in wanted or (transition is not None and transition.migrate):
+    # "alloc is being migrated"; of a sysbatch job, "alloc not needed as node is tainted".
+    moved = "migrated" in wanted or "tainted" in wanted
+    if moved or (transition is not None and transition.migrate):
         return Verdict.STOPPED if stopped_by_hand else Verdict.DRAINED
     return Verdict.STOPPED
 

@@ -144,18 +144,16 @@ def _ended_by_itself(story: Story, endings: Sequence[Ending]) -> bool:
 def _combined(story: Story, endings: Sequence[Ending]) -> Outcome:
     """The outcome of a job that nobody stopped as a whole."""
     deciding = _deciding(endings)
-    if story.missing and (deciding is None or deciding.verdict is Verdict.SUCCEEDED):
-        return _incomplete(story, deciding)
     if deciding is None or deciding.verdict is None:
         return _never_ran(story)
+    if story.missing and deciding.verdict is Verdict.SUCCEEDED:
+        return _incomplete(story)
     if deciding.verdict is Verdict.UNKNOWN_GC:
         return _outcome(story, Verdict.UNKNOWN_GC, deciding, sentence(deciding), code="job.exit_unknown")
     return _outcome(story, deciding.verdict, deciding, sentence(deciding))
 
 
-def _incomplete(story: Story, deciding: Ending | None) -> Outcome:
-    if deciding is None:
-        return _never_ran(story)
+def _incomplete(story: Story) -> Outcome:
     if not story.never_collected:
         message = f"{_instances(story.missing)} of the job can no longer be found: garbage-collected"
         return _outcome(story, Verdict.UNKNOWN_GC, None, message, code="job.collected")
