@@ -276,6 +276,25 @@ def test_of_two_main_tasks_that_failed_the_first_in_time_is_the_reason() -> None
     assert given.evidence["deciding"]["task"] == "other"
 
 
+def test_a_task_ended_when_it_exited_and_not_when_nomad_gave_it_up() -> None:
+    early = state(event("Started", 1), exited(3, at=2), event("Not Restarting", 9), failed=True)
+
+    given = outcome(
+        allocation({"main": ran(7, at=5), "other": early}, "failed"), group("g", MAIN, Task(name="other"))
+    )
+
+    assert given.exit_code == 3
+
+
+def test_a_success_rests_on_the_main_task_that_ended_last() -> None:
+    tasks = {"main": ran(at=5), "other": ran(at=2)}
+
+    given = outcome(allocation(tasks), group("g", MAIN, Task(name="other")))
+
+    assert given.verdict is Verdict.SUCCEEDED
+    assert given.evidence["deciding"]["task"] == "main"
+
+
 @pytest.mark.parametrize("code", [0, 137])
 def test_a_task_over_its_run_limit_timed_out_even_if_it_ended_with_0(code: int) -> None:
     said = "allocation exceeded max_run_duration"
