@@ -174,6 +174,44 @@ def test_a_change_of_status_names_the_earlier_one(seen: list[str], earlier: str)
     assert lines == [f'    : Allocation "a-1" status changed: "{earlier}" -> "failed"']
 
 
+LIVE = {"allocation": "a1b2c3d4-1", "node_id": "n-1", "group": "g"}
+
+
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        (
+            {"what": "restart", **LIVE, "task": "main", "attempt": 2, "exit_code": 7, "next_at": "soon"},
+            'Task "main" of allocation "a1b2c3d4" is restarted at soon: try 2 (exit code 7)',
+        ),
+        (
+            {"what": "reschedule", **LIVE, "client_status": "running", "attempt": 3},
+            'Allocation "a1b2c3d4" is rescheduled: try 3',
+        ),
+    ],
+)
+def test_a_retry_is_told(data: dict[str, Any], line: str) -> None:
+    monitor = Monitor()
+    monitor.lines(reply("running", data=LIVE))
+
+    assert monitor.lines(reply("retrying", data=data)) == [f"    : {line}"]
+
+
+def test_a_job_that_was_placed_and_waits_for_another_node_says_why() -> None:
+    ids = {"dispatched_job_id": "j/dispatch-1", "eval_id": "9fff6706"}
+    why = AllocMetric(nodes_evaluated=2, nodes_filtered=2, constraint_filtered={"${node.class} = gpu": 2})
+    data = {"placement": explain({"g": why}), "evaluations": [{"id": "b1", "status": "blocked"}]}
+    monitor = Monitor()
+    monitor.lines(reply("running", **ids, data=LIVE))
+
+    assert monitor.lines(reply("blocked", **ids, data=data)) == [
+        '    : Task Group "g" (failed to place 1 allocation):',
+        '      * Constraint "${node.class} = gpu": 2 nodes excluded by filter',
+        '    : Evaluation "b1" waiting for additional capacity to place remainder',
+    ]
+    assert monitor.placement is Placement.PLACED
+
+
 def test_all_reasons_have_words() -> None:
     assert placement_reasons({"nodes_available": {"dc1": 0, "dc2": 3}, "quota_exhausted": ["cpu"]}) == [
         "No nodes were eligible for evaluation",

@@ -19,6 +19,7 @@ from tests.core.stories import (
     snapshot,
     state,
 )
+from worker.core.ending import ending_of
 from worker.core.model import Outcome, Verdict
 from worker.core.observed import Allocation, Task, TaskEvent, TaskGroup, TaskState
 from worker.core.verdict import Final, judge
@@ -74,6 +75,19 @@ def test_a_sidecar_that_fails_while_the_allocation_is_drained_leaves_it_a_drain(
     one = allocation(tasks, "failed", "stop", wanted="alloc is being migrated", migrate=True)
 
     assert outcome(one, group("g", MAIN, SIDECAR)).verdict is Verdict.DRAINED
+
+
+def test_a_helper_that_fails_while_one_of_two_main_tasks_is_drained_is_not_the_reason() -> None:
+    tasks = {"main": ran(), "other": killed(), "side": ran(9, at=6)}
+    one = allocation(tasks, "failed", "stop", wanted="alloc is being migrated", migrate=True)
+
+    assert outcome(one, group("g", MAIN, Task(name="other"), SIDECAR)).verdict is Verdict.DRAINED
+
+
+def test_without_the_jobs_word_a_task_that_nomad_ended_after_the_main_ones_is_a_helper() -> None:
+    tasks = {"main": ran(), "side": killed(because="Main Tasks Dead")}
+
+    assert ending_of(allocation(tasks), None, stopped_by_hand=False).verdict is Verdict.SUCCEEDED
 
 
 @pytest.mark.parametrize(("helper", "code"), [(PRESTART, 4), (POSTSTART, 5), (SIDECAR, 9)])
@@ -295,6 +309,15 @@ def test_a_success_rests_on_the_main_task_that_ended_last() -> None:
     assert given.evidence["deciding"]["task"] == "main"
 
 
+def test_an_allocation_told_to_stop_is_waited_for_though_one_of_its_tasks_has_ended_with_an_error() -> None:
+    tasks = {"main": state(event("Started", 1), exited(3)), "other": running()}
+    one = allocation(tasks, "running", "stop", wanted="alloc is being migrated")
+
+    finding = judge(snapshot(job("dead", group("g", MAIN, Task(name="other"))), [one]))
+
+    assert not isinstance(finding, Final)
+
+
 @pytest.mark.parametrize("code", [0, 137])
 def test_a_task_over_its_run_limit_timed_out_even_if_it_ended_with_0(code: int) -> None:
     said = "allocation exceeded max_run_duration"
@@ -374,6 +397,13 @@ def test_complete_without_an_exit_code_of_a_main_task_is_unknown(tasks: dict[str
 
     assert given.verdict is Verdict.UNKNOWN_GC
     assert given.error_code == "job.exit_unknown"
+
+
+def test_an_exit_code_of_an_earlier_run_is_none_of_the_last_one() -> None:
+    # A client that came back and did not find its task any more starts it again without saying so.
+    task = state(event("Started", 1), exited(0), event("Started", 4))
+
+    assert outcome(allocation({"main": task})).verdict is Verdict.UNKNOWN_GC
 
 
 @pytest.mark.parametrize(

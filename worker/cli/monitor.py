@@ -71,6 +71,11 @@ class Monitor:
             elif reply.type in {"placed", "running", "retrying"} or was_placed(reply):
                 self.placement = Placement.PLACED
                 lines += self._evaluated(reply)
+        elif reply.type == "blocked":
+            # Placed before, and wanted again: its node was lost, or other work took its place.
+            lines += self._failed_groups(reply)
+        if reply.type == "retrying":
+            lines += self._retry(reply)
         return lines
 
     def _introduction(self, reply: Reply) -> list[str]:
@@ -126,6 +131,17 @@ class Monitor:
             waiting = f'Evaluation "{self._id(blocked)}" waiting for additional capacity to place remainder'
             lines.append(f"    {_time(reply)}: {waiting}")
         return lines
+
+    def _retry(self, reply: Reply) -> list[str]:
+        """What is tried again, by the client or by the servers: Nomad's own command does not tell."""
+        told = reply.data
+        what = f'Allocation "{self._id(told.get("allocation", ""))}"'
+        if told.get("what") == "restart":
+            what = f'Task "{told.get("task", "")}" of allocation "{self._id(told.get("allocation", ""))}"'
+        why = "" if told.get("exit_code") is None else f" (exit code {told['exit_code']})"
+        at = f" at {told['next_at']}" if told.get("next_at") else ""
+        again = "restarted" if told.get("what") == "restart" else "rescheduled"
+        return [f"    {_time(reply)}: {what} is {again}{at}: try {told.get('attempt', '?')}{why}"]
 
     def _id(self, identifier: str) -> str:
         return identifier if self._verbose else identifier[:_SHORT_ID_LENGTH]
