@@ -143,6 +143,15 @@ async def test_a_detached_message_is_settled_right_after_its_dispatch(world: Wor
     assert world.pipeline.freed.is_set()
 
 
+async def test_a_message_whose_job_runs_holds_its_payload_no_more(world: World) -> None:
+    world.takes(job=b"render", payload=b"x" * 16_384)
+    await settle()
+
+    (message,) = world.pipeline.messages
+    assert world.record.phase is Phase.RUNNING
+    assert (message.entry, message.request) == (None, None)
+
+
 async def test_a_faulty_entry_is_settled_as_rejected_without_asking_nomad(world: World) -> None:
     world.takes(job=b"")
     await settle()

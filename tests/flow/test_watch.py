@@ -118,6 +118,7 @@ class World:
         made = message(Phase.RUNNING, job_id=CHILD, eval_id="e1", dispatched_at_ms=self.clock.now_ms())
         assert made.record is not None
         made.record = replace(made.record, **record)
+        made.accepted()
         return made
 
     def _asked(self, place: Place) -> bool:
@@ -221,7 +222,7 @@ async def test_the_sweep_leaves_running_jobs_alone_and_reads_those_not_started()
 async def test_thousands_of_adopted_running_jobs_cost_one_sweep_and_no_read_each() -> None:
     world = World()
     world.message = world.running(shown="running", seq=3)
-    world.message.request = None
+    world.message.made_here = False
     task = world.begin()
     await settle()
     assert world.sweeps_asked == 1
@@ -242,7 +243,7 @@ async def test_thousands_of_adopted_running_jobs_cost_one_sweep_and_no_read_each
 async def test_an_adopted_job_that_had_not_started_is_read_at_once() -> None:
     world = World()
     world.message = world.running(shown="blocked", seq=3)
-    world.message.request = None
+    world.message.made_here = False
     world.nomad.shows = whole(SUCCEEDED)
 
     assert isinstance(await world.fact(), Ended)
@@ -328,7 +329,7 @@ async def test_an_adopted_job_of_a_place_not_served_is_read_until_it_ends() -> N
     world = World()
     world.followed = False
     world.message = world.running(shown="running", seq=3)
-    world.message.request = None
+    world.message.made_here = False
     world.nomad.shows = whole(RUNNING)
     task = world.begin()
     await settle()

@@ -21,8 +21,11 @@ class Message:
     record: Record | None = None
     """None until admitted."""
     request: Request | None = None
+    """None once its job exists."""
     fault: RequestRejected | None = None
     """Why the entry cannot be dispatched, found while decoding it."""
+    made_here: bool = False
+    """Whether this worker had Nomad's answer to its dispatch."""
     unsure: bool = False
     """An earlier dispatch, by whomever, may have reached Nomad: its answer was not seen here."""
     inherited: bool = False
@@ -43,6 +46,11 @@ class Message:
     """Whether this worker heard of an order to cancel it."""
     interrupt: Callable[[], object] | None = None
     """Ends the wait it is in, for the order to take effect; None: it is in none that may be ended."""
+
+    def accepted(self) -> None:
+        """Its job exists: what it was made from, up to 16 KiB of payload, need not be held while it runs."""
+        self.made_here = True
+        self.entry = self.request = None
 
     @property
     def cancelled(self) -> bool:

@@ -178,6 +178,8 @@ class Pipeline:
             if record.phase is Phase.RUNNING:
                 self._dispatch.let_go(message)
             self._told(message, record, undecided=undecided)
+            if isinstance(fact, JobAccepted):
+                message.accepted()
         if record.phase is Phase.FINISHED:
             await self._finish(message, record)
 

@@ -99,7 +99,7 @@ class Watch:
         child = self._children.get(place, job_id)
         if child is not None:
             return child
-        fresh = bool(record.eval_id) and not message.unsure and message.request is not None
+        fresh = bool(record.eval_id) and not message.unsure and message.made_here
         started = record.shown == Progress.RUNNING
         child = self._children.add(place, record.routing.job, job_id, started=started)
         if fresh:
