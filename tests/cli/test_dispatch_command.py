@@ -245,8 +245,9 @@ async def test_a_tokens_repeat_names_the_first_job(stage: Stage) -> None:
         (("-priority=x", "a"), 'invalid value "x" for flag -priority: parse error'),
         (("a", "/no/file"), "Error reading input data: open /no/file: no such file or directory"),
         (("-detach=true", "-wait", "a"), "-wait and -detach exclude each other"),
-        (("a", "-meta"), "'-meta' requires an argument"),
-        (("--timeout", "soon", "a"), "Invalid value for '--timeout'"),
+        (("a", "-meta"), "flag needs an argument: -meta"),
+        (("-detach=maybe", "a"), 'invalid boolean value "maybe" for -detach: parse error'),
+        (("--timeout", "soon", "a"), "Invalid value for '-timeout'"),
         (("-meta=k\x00=v", "--stream", "s", "-region", "\x01", "a"), "[request.field_invalid]"),
     ],
 )

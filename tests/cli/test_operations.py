@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from worker.client import DispatchClient
+from worker.client.claims import META_KEYS
 from worker.core.keys import Keys
 from worker.testing import Simulator, Stack, job
 
@@ -54,7 +55,13 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="module")
 async def stack() -> AsyncIterator[Stack]:
-    jobs = [job("render", meta=["who"]), job("report-a"), job("report-b"), job("encode", payload="required")]
+    jobs = [
+        job("render", meta=["who"]),
+        job("report-a"),
+        job("report-b"),
+        job("encode", payload="required"),
+        job("fetch", meta=META_KEYS),
+    ]
     async with Stack(jobs) as made:
         yield made
 
@@ -114,6 +121,37 @@ async def test_cancelling_an_unknown_message_is_an_error(stack: Stack) -> None:
 
     assert ended.returncode == 1
     assert "[client.message_unknown]" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("wait", "soon"),
+        ("cancel", "12"),
+        ("status", "requests:x-1"),
+        ("dlq", "show", "x"),
+        ("dlq", "drop", "1"),
+    ],
+)
+async def test_what_is_no_id_is_told_with_one_that_is(stack: Stack, words: tuple[str, ...]) -> None:
+    ended = await run(stack, *words)
+
+    assert ended.returncode == 1
+    assert "is no ID: give one like 1719999999999-0" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("status",), ("wait", "1-1"), ("cancel", "1-1"), ("dlq", "list")],
+)
+async def test_a_redis_that_is_not_there_is_named_without_its_password(
+    stack: Stack, words: tuple[str, ...]
+) -> None:
+    ended = await run(stack, *words, REDIS_URL="redis://:c4n4ry@127.0.0.1:1/0", NOMAD_ADDR="")
+
+    assert ended.returncode == 1
+    assert "REDIS_URL right? It is redis://***@127.0.0.1:1/0" in ended.stderr
+    assert "c4n4ry" not in ended.stderr
 
 
 # status -------------------------------------------------------------------------------------------
@@ -307,6 +345,17 @@ async def test_a_batch_is_sent_and_followed(stack: Stack, tmp_path: Path) -> Non
         ("render", "succeeded"),
     ]
     assert "2 succeeded, 1 failed" in ended.stderr
+
+
+async def test_a_batch_may_hold_payloads_beyond_what_nomad_takes(stack: Stack, tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(bytes(20_000))
+    line = json.dumps({"job": "fetch", "payload_file": str(tmp_path / "large")}).encode()
+
+    without = await run(stack, "dispatch", "--batch", "-", stdin=line)
+    ended = await run(stack, "dispatch", "--batch", "-", "--claim-check", "--wait", "--json", stdin=line)
+
+    assert "Nothing was sent" in without.stderr
+    assert json.loads(ended.stdout)["verdict"] == "succeeded", ended.stderr
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,8 @@ def cancel(
 
     Exit codes: 0 ordered, with --wait: ended as cancelled; 1 it had ended otherwise, or an error.
     """
-    from worker.cli.session import Environment, Run, replies_to  # noqa: PLC0415 - heavy
+    from worker.cli.running import Run  # noqa: PLC0415 - heavy
+    from worker.cli.session import Environment, replies_to  # noqa: PLC0415
     from worker.client import Cancelled  # noqa: PLC0415
 
     console = Console(json_lines=json)
@@ -50,7 +51,7 @@ def cancel(
         Cancelled.PREVENTED: f"Request {key} is cancelled: it will not be dispatched.",
         Cancelled.ORDERED: f"Cancellation of {key} ordered: its job will be stopped.",
     }
-    run = Run(timeout)
+    run = Run(environment.redis_address, timeout)
 
     def ended(final: Reply | None) -> int:
         if final is None:

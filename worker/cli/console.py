@@ -1,45 +1,16 @@
-"""How the producer's commands read options and print: as Nomad's own command does.
+"""How the producer's commands print: results on standard output, everything else on standard error.
 
 Knows nothing of requests or Redis, so that every other command starts without them.
 """
 
 import sys
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import msgspec
 import typer
-from typer.core import TyperCommand
 
 from worker.cli.monitor import EXIT_ERROR
 from worker.core.reply import Reply
-
-FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
-_USAGE_EXIT_CODE = 2
-
-
-class NomadCommand(TyperCommand):
-    """A command whose options read as those of Nomad's: `-flag=true`, and 1 for a wrong usage.
-
-    2 is what Nomad's command answers for a job that could not be placed.
-    """
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """See click."""
-        flags = {name for option in self.params if getattr(option, "is_flag", False) for name in option.opts}
-        try:
-            return super().parse_args(ctx, [word for arg in args for word in _plain_flag(arg, flags)])
-        except Exception as error:
-            if getattr(error, "exit_code", None) == _USAGE_EXIT_CODE:
-                error.exit_code = EXIT_ERROR  # type: ignore[attr-defined]
-            raise
-
-
-def _plain_flag(arg: str, flags: set[str]) -> list[str]:
-    """`-flag=true` as `-flag`, `-flag=false` as nothing, anything else as it is."""
-    name, equals, value = arg.partition("=")
-    if not equals or name not in flags:
-        return [arg]
-    return [] if value in FALSE else [name]
 
 
 class Console:

@@ -6,20 +6,24 @@ Options, output lines and exit codes are those of Nomad's command; the words are
 import os
 import secrets
 import sys
-from dataclasses import replace
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from worker.cli.console import Console, NomadCommand
+from worker.cli import general
+from worker.cli.command import NomadCommand
+from worker.cli.console import Console
 from worker.cli.lookup import JobNotFound, find_job, job_names
 from worker.cli.monitor import payload_too_large_text
 from worker.core.model import PAYLOAD_LIMIT_BYTES, Request
 
 if TYPE_CHECKING:
+    from worker.cli.batch import Batch
     from worker.cli.session import Environment
+    from worker.client import DispatchClient
 
 _USAGE = (
     "This command takes one or two argument: <parameterized job> [input source]\n"
@@ -33,14 +37,24 @@ def register(app: typer.Typer) -> None:
         "dispatch",
         cls=NomadCommand,
         context_settings={
-            "ignore_unknown_options": True,
-            "help_option_names": ["-h", "-help", "--help"],
+            "help_option_names": [],  # NomadCommand has its own
         },
     )(dispatch)
 
 
+def _option(name: str, text: str, panel: str, **more: Any) -> Any:
+    return typer.Option(f"-{name}", f"--{name}", help=text, rich_help_panel=panel, **more)
+
+
+def _nomads(name: str, text: str, **more: Any) -> Any:
+    return _option(name, text, "Dispatch Options", **more)
+
+
+def _queues(name: str, text: str, *, minimum: float | None = None, **more: Any) -> Any:
+    return _option(name, text, "Queue Options, beyond Nomad's", min=minimum, **more)
+
+
 def dispatch(
-    context: typer.Context,
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
@@ -50,77 +64,77 @@ def dispatch(
         ),
     ] = None,
     *,
+    address: general.Address = "",
+    region: general.Region = "",
+    namespace: general.Namespace = "",
+    no_color: general.NoColor = False,
+    force_color: general.ForceColor = False,
+    ca_cert: general.CaCert = "",
+    ca_path: general.CaPath = "",
+    client_cert: general.ClientCert = "",
+    client_key: general.ClientKey = "",
+    tls_server_name: general.TlsServerName = "",
+    tls_skip_verify: general.TlsSkipVerify = False,
+    token: general.Token = "",
     meta: Annotated[
-        list[str] | None, typer.Option("-meta", "--meta", metavar="KEY=VALUE", help="Metadata; repeatable.")
+        list[str] | None, _nomads("meta", "Metadata the job allows; repeatable.", metavar="KEY=VALUE")
     ] = None,
     detach: Annotated[
-        bool,
-        typer.Option("-detach", "--detach", help="Return when the job is dispatched; no result is reported."),
-    ] = False,
-    wait: Annotated[
-        bool, typer.Option("-wait", "--wait", help="Wait for the job's end; exit with its task's exit code.")
+        bool, _nomads("detach", "Return when the job is dispatched; how it ends is not reported.")
     ] = False,
     idempotency_token: Annotated[
-        str,
-        typer.Option(
-            "-idempotency-token", "--idempotency-token", help="One dispatch per token, namespace and job."
-        ),
+        str, _nomads("idempotency-token", "One dispatch per token, namespace and job.", metavar="TOKEN")
     ] = "",
     id_prefix_template: Annotated[
-        str, typer.Option("-id-prefix-template", "--id-prefix-template", help="Put into the job's ID.")
+        str, _nomads("id-prefix-template", "Put into the job's ID.", metavar="PREFIX")
     ] = "",
-    priority: Annotated[str, typer.Option("-priority", "--priority", help="Overrides the job's own.")] = "",
-    namespace: Annotated[str, typer.Option("-namespace", "--namespace", help="Or NOMAD_NAMESPACE.")] = "",
-    region: Annotated[str, typer.Option("-region", "--region", help="Or NOMAD_REGION.")] = "",
-    address: Annotated[
-        str,
-        typer.Option(
-            "-address", "--address", help="Nomad's address, for links, job prefixes and logs; or NOMAD_ADDR."
-        ),
-    ] = "",
-    verbose: Annotated[bool, typer.Option("-verbose", "--verbose", help="Show whole IDs.")] = False,
-    ui: Annotated[bool, typer.Option("-ui", "--ui", help="Open the job in the browser.")] = False,
+    priority: Annotated[int, _nomads("priority", "Overrides the job's own.", metavar="NUMBER")] = 0,
+    verbose: Annotated[bool, _nomads("verbose", "Show whole IDs.")] = False,
+    wait: Annotated[bool, _nomads("wait", "Wait for the job's end; exit with its task's code.")] = False,
+    ui: Annotated[bool, _nomads("ui", "Open the job in the browser.")] = False,
     stream: Annotated[
-        str, typer.Option("--stream", help="Request stream; default: the first of WORKER_STREAMS.")
+        str, _queues("stream", "Request stream. Default: the first of WORKER_STREAMS.", metavar="NAME")
     ] = "",
     timeout: Annotated[
-        float | None, typer.Option("--timeout", min=0, metavar="SECONDS", help="Give up waiting after this.")
+        float | None, _queues("timeout", "Give up waiting after this.", metavar="SECONDS", minimum=0)
     ] = None,
     batch: Annotated[
         str,
-        typer.Option(
-            "--batch",
-            metavar="FILE",
-            help="Many requests: one JSON object a line; - for stdin. JOB is optional.",
+        _queues(
+            "batch", "Many requests: one JSON object a line; - for stdin. JOB is optional.", metavar="FILE"
         ),
     ] = "",
     claim_check: Annotated[
-        bool,
-        typer.Option(
-            "--claim-check", help="Keep a payload beyond 16 KiB in Redis; the job fetches it by its meta."
-        ),
+        bool, _queues("claim-check", "Keep a payload beyond 16 KiB in Redis; the job fetches it by its meta.")
     ] = False,
     follow_logs: Annotated[
-        bool, typer.Option("--follow-logs", help="Show what the tasks write; asks Nomad. Implies --wait.")
+        bool, _queues("follow-logs", "Show what the tasks write; asks Nomad. Implies -wait.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON line per reply.")] = False,
+    json: Annotated[bool, _queues("json", "One JSON line per reply.")] = False,
 ) -> None:
     """Dispatch a parameterized job through the queue, as `nomad job dispatch` does directly.
 
     Exit codes: 0 placed or detached, 1 error, 2 not placeable now; with -wait the task's own.
     """
-    from worker.cli.session import (  # noqa: PLC0415 - heavy
+    from worker.cli.batch import Batch  # noqa: PLC0415 - heavy
+    from worker.cli.running import Run  # noqa: PLC0415
+    from worker.cli.session import (  # noqa: PLC0415
         DispatchSession,
         Environment,
         Options,
-        Run,
         cancel_and_follow,
+        sending,
     )
     from worker.client import RedisClaims  # noqa: PLC0415
 
     console = Console(json_lines=json)
-    environment = Environment.read(os.environ).with_address(address)
-    job, source = _positions(context, console, arguments or [], optional=bool(batch))
+    general.choose_colours(os.environ, no_color=no_color, force_color=force_color)
+    general_options = general.General(
+        *(address, region, namespace, token, ca_cert, ca_path, client_cert, client_key, tls_server_name),
+        tls_skip_verify=tls_skip_verify,
+    )
+    environment = Environment.read(os.environ, general_options.variables())
+    job, source = _positions(console, arguments or [], optional=bool(batch))
     wait = wait or follow_logs
     if follow_logs and not environment.nomad_address:
         console.fail("--follow-logs asks Nomad: set NOMAD_ADDR, and a token with read-job and read-logs")
@@ -130,22 +144,29 @@ def dispatch(
         job=job,
         payload=_payload(console, source, claim_check=claim_check),
         meta=_meta(console, meta or []),
-        namespace=namespace or environment.namespace or None,
-        region=region or environment.region or None,
-        priority=_priority(console, priority),
+        namespace=environment.namespace or None,
+        region=environment.region or None,
+        priority=priority or None,  # 0 is how Nomad's command says "not given"
         id_prefix=id_prefix_template,
         detach=detach,
         idempotency_key=idempotency_token,
     )
+    claims = RedisClaims() if claim_check else None
     if batch:
-        _batch(console, environment, request, batch, stream=stream, timeout=timeout, wait=wait, json=json)
+        target = partial(Batch, stream=stream or environment.stream, wait=wait, json=json)
+        _batch(console, environment, partial(environment.client, claims), target, request, batch, timeout)
     options = Options(detach, wait, verbose, ui, idempotency_token, follow_logs)
-    run = Run(timeout, cancel=partial(cancel_and_follow, environment, console) if wait else None)
+    run = Run(
+        environment.redis_address,
+        timeout,
+        cancel=partial(cancel_and_follow, environment, console) if wait else None,
+    )
 
     async def main() -> int:
         found = await _find(console, environment, request)
-        async with environment.client(RedisClaims() if claim_check else None) as client:
-            run.sent = await client.send(found, stream=stream or environment.stream)
+        async with environment.client(claims) as client:
+            async with sending(environment):
+                run.sent = await client.send(found, stream=stream or environment.stream)
             session = DispatchSession(environment, options, console, client, found.job)
             return await session.follow(run.sent)
 
@@ -154,25 +175,22 @@ def dispatch(
 
 async def _find(console: Console, environment: "Environment", request: Request) -> Request:
     try:
-        job = await find_job(environment, request.job, request.namespace or "", request.region or "")
+        return await find_job(environment, request)
     except JobNotFound as error:
         console.fail(str(error))
-    return replace(request, job=job)
 
 
 def _batch(
     console: Console,
     environment: "Environment",
+    connect: "Callable[[], DispatchClient]",
+    batch: "Callable[[DispatchClient], Batch]",
     defaults: Request,
     source: str,
-    *,
-    stream: str,
     timeout: float | None,
-    wait: bool,
-    json: bool,
 ) -> NoReturn:
-    from worker.cli.batch import Batch, read_requests  # noqa: PLC0415 - heavy
-    from worker.cli.session import Run  # noqa: PLC0415
+    from worker.cli.batch import read_requests  # noqa: PLC0415 - heavy
+    from worker.cli.running import Run  # noqa: PLC0415
 
     token = defaults.idempotency_key or f"batch-{secrets.token_hex(8)}"
     try:
@@ -186,24 +204,20 @@ def _batch(
         console.notice(f"Should this be interrupted: {again[0].lower()}{again[1:]}")
 
     async def main() -> int:
-        async with environment.client() as client:
-            return await Batch(client, stream or environment.stream, wait, json).run(requests)
+        async with connect() as client:
+            return await batch(client).run(requests)
 
-    Run(timeout, idle=f"What was sent goes on. {again}, which sends nothing twice.")(main)
+    Run(
+        environment.redis_address, timeout, idle=f"What was sent goes on. {again}, which sends nothing twice."
+    )(main)
 
 
-def _positions(
-    context: typer.Context, console: Console, arguments: list[str], *, optional: bool
-) -> tuple[str, str]:
-    for argument in arguments:
-        if argument.startswith("-") and argument != "-":
-            typer.echo(context.get_help())
-            console.fail(f"flag provided but not defined: {argument.partition('=')[0]}")
+def _positions(console: Console, arguments: list[str], *, optional: bool) -> tuple[str, str]:
     if optional and not arguments:
         return "", ""
     if not 1 <= len(arguments) <= 2:  # noqa: PLR2004 - the job, then perhaps its payload
         console.fail(_USAGE)
-    return arguments[0], arguments[1] if len(arguments) > 1 else ""
+    return arguments[0].strip(), arguments[1] if len(arguments) > 1 else ""
 
 
 def _payload(console: Console, source: str, *, claim_check: bool) -> bytes:
@@ -230,11 +244,3 @@ def _meta(console: Console, pairs: list[str]) -> dict[str, str]:
             console.fail(f"Error parsing meta value: {pair}")
         meta[key] = value
     return meta
-
-
-def _priority(console: Console, text: str) -> int | None:
-    try:
-        # 0 is how Nomad's command says "not given".
-        return int(text or "0") or None
-    except ValueError:
-        console.fail(f'invalid value "{text}" for flag -priority: parse error')

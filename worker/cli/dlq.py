@@ -20,6 +20,7 @@ import typer
 from worker.cli.console import Console
 from worker.cli.monitor import EXIT_ERROR, EXIT_OK
 from worker.cli.text import age, duration, one_line, table
+from worker.cli.wait import require_entry_id
 
 if TYPE_CHECKING:
     from worker.client import DispatchClient
@@ -40,6 +41,8 @@ Everything = Annotated[bool, typer.Option("--all", help="All of them: needed whe
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and do nothing.")]
 Rate = Annotated[float, typer.Option("--rate", min=0.01, metavar="N", help="Most letters per second.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON lines.")]
+
+FROM_THE_LIST = "as `dispatch-worker dlq list` shows it in its first column"
 
 dlq = typer.Typer(
     help="Dead letters: requests that could not be dispatched, or whose end nobody can tell.",
@@ -95,6 +98,7 @@ def show(
     json: AsJson = False,
 ) -> None:
     """Show one dead letter: the request as it was, why it died, and what is known of its job."""
+    require_entry_id(letter_id, FROM_THE_LIST)
 
     async def main(client: "DispatchClient", letters: "DeadLetters") -> int:
         whole = await letters.read(letter_id)
@@ -215,14 +219,19 @@ def drop(
 
 
 def _run(main: "Callable[[DispatchClient, DeadLetters], Awaitable[int]]") -> None:
-    from worker.cli.session import Environment, Run  # noqa: PLC0415 - heavy
+    from worker.cli.running import Run  # noqa: PLC0415 - heavy
+    from worker.cli.session import Environment  # noqa: PLC0415
     from worker.deadletter import DeadLetters  # noqa: PLC0415
 
+    environment = Environment.read(os.environ)
+
     async def connected() -> int:
-        async with Environment.read(os.environ).client() as client:
+        async with environment.client() as client:
             return await main(client, DeadLetters(client))
 
-    Run(None, idle="What was done is done; run the command again for the rest.")(connected)
+    Run(environment.redis_address, None, idle="What was done is done; run the command again for the rest.")(
+        connected
+    )
 
 
 async def _each(
@@ -275,6 +284,8 @@ def _filter(reason: str, job: str, tenant: str, stream: str, older: str, newer: 
 
 
 def _choose(letter_ids: list[str] | None, wanted: "Filter", *, everything: bool) -> None:
+    for letter_id in letter_ids or ():
+        require_entry_id(letter_id, FROM_THE_LIST)
     if letter_ids and (everything or not wanted.is_empty):
         Console.fail("Give either IDs, or filters, or --all.")
     if not letter_ids and wanted.is_empty and not everything:

@@ -6,38 +6,49 @@ an exact ID, for the queue is there to outlast Nomad's absence.
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from worker.cli.monitor import nomads_answer
 from worker.cli.text import table
-from worker.core.model import Place
-from worker.errors import NomadDenied, NomadUnavailable
+from worker.core.model import Place, Request
+from worker.errors import NomadDenied, NomadUnavailable, RegionUnknown
 
 if TYPE_CHECKING:
     from worker.adapters.nomad.answers import Parent
     from worker.cli.session import Environment
 
 LOOK_SECONDS = 3.0
+EVERYWHERE = "*"
+"""The namespace that stands for all of them, as with Nomad's command."""
 
 
 class JobNotFound(Exception):
     """No parameterized job, or several, of which none has exactly this ID. The text is Nomad's own."""
 
 
-async def find_job(environment: "Environment", name: str, namespace: str, region: str) -> str:
-    """The ID of the job that `name` means.
+async def find_job(environment: "Environment", request: Request) -> Request:
+    """The request with the ID and the namespace of the job that its `job` means.
 
     Raises:
         JobNotFound.
     """
+    name, place = request.job, Place(request.region or "", request.namespace or "")
     if not environment.nomad_address:
-        return name
+        return request
     try:
         async with asyncio.timeout(LOOK_SECONDS), environment.nomad() as nomad:
-            parents = await nomad.parents(Place(region, namespace), name)
+            parents = await nomad.parents(place, name)
+    except RegionUnknown as error:
+        message = f'Error querying job prefix "{name}": {nomads_answer(str(error))}'
+        raise JobNotFound(message) from error
     except (NomadUnavailable, NomadDenied, TimeoutError):
-        return name
-    return choose(name, parents)
+        return request
+    job_id = choose(name, parents)
+    if place.namespace != EVERYWHERE:
+        return replace(request, job=job_id)
+    return replace(request, job=job_id, namespace=next(one.namespace for one in parents if one.id == job_id))
 
 
 def choose(name: str, parents: "Sequence[Parent]") -> str:

@@ -57,11 +57,28 @@ class Monitor:
         self.placement = Placement.PENDING
         self._verbose = verbose
         self._introduced = False
+        self._to_tell: list[str] = []
+        """What follows the head; the link to the web interface comes in between."""
         self._statuses: dict[str, str] = {}
 
+    def head(self, reply: Reply) -> list[str]:
+        """The lines with the IDs, once they are known, and the empty one before the monitoring."""
+        if self._introduced or not reply.dispatched_job_id:
+            return []
+        self._introduced = True
+        lines = dispatched_lines(reply, verbose=self._verbose)
+        if not reply.eval_id:
+            return lines
+        self._to_tell = [
+            f'==> {_time(reply)}: Monitoring evaluation "{self._id(reply.eval_id)}"',
+            f'    {_time(reply)}: Evaluation triggered by job "{reply.dispatched_job_id}"',
+        ]
+        return [*lines, ""]
+
     def lines(self, reply: Reply) -> list[str]:
-        """What to print for the next reply, line by line."""
-        lines = self._introduction(reply)
+        """What to print for the next reply, line by line; the head comes with it unless it was asked for."""
+        lines = self.head(reply) + self._to_tell
+        self._to_tell = []
         if reply.type in {"placed", "running", "retrying", "blocked", "result"}:
             lines += self._allocations(reply)
         if self.placement is Placement.PENDING and self._introduced:
@@ -76,19 +93,6 @@ class Monitor:
             lines += self._failed_groups(reply)
         if reply.type == "retrying":
             lines += self._retry(reply)
-        return lines
-
-    def _introduction(self, reply: Reply) -> list[str]:
-        if self._introduced or not reply.dispatched_job_id:
-            return []
-        self._introduced = True
-        lines = dispatched_lines(reply, verbose=self._verbose)
-        if reply.eval_id:
-            lines += [
-                "",
-                f'==> {_time(reply)}: Monitoring evaluation "{self._id(reply.eval_id)}"',
-                f'    {_time(reply)}: Evaluation triggered by job "{reply.dispatched_job_id}"',
-            ]
         return lines
 
     def _allocations(self, reply: Reply) -> list[str]:
@@ -199,8 +203,7 @@ def failure_text(reply: Reply, job: str) -> str:
     """Why a request came to nothing, in Nomad's words where Nomad said why."""
     if reply.error_code in _NO_SUCH_JOB:
         return f'No parameterized job(s) with prefix or ID "{job}" found'
-    if answer := _NOMADS_ANSWER.fullmatch(reply.error_message):
-        said = f"Unexpected response code: {answer['status']} ({answer['text']})"
+    if said := nomads_answer(reply.error_message):
         if reply.error_code == "nomad.region_unknown":
             return f'Error querying job prefix "{job}": {said}'
         return f"Failed to dispatch job: {said}"
@@ -208,6 +211,12 @@ def failure_text(reply: Reply, job: str) -> str:
     verdict = reply.verdict.value if reply.verdict else "ended"
     code = f" [{reply.error_code}]" if reply.error_code else ""
     return f"Failed to dispatch job: {verdict}: {reason}{code}"
+
+
+def nomads_answer(message: str) -> str:
+    """A refusal by Nomad in the words of its command; empty when the refusal is not Nomad's."""
+    answer = _NOMADS_ANSWER.fullmatch(message)
+    return f"Unexpected response code: {answer['status']} ({answer['text']})" if answer else ""
 
 
 def payload_too_large_text(size: int) -> str:

@@ -5,19 +5,18 @@ The words are in `monitor`; settings come from the environment alone.
 
 import asyncio
 import webbrowser
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
-from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING
 
-import typer
-
-from worker.cli.console import FALSE, Console
+from worker.adapters.redis.connection import mask
+from worker.cli.console import Console
+from worker.cli.goflags import FALSE, TRUE
 from worker.cli.logs import LogFollower
 from worker.cli.monitor import (
     EXIT_ERROR,
-    EXIT_INTERRUPTED,
     EXIT_OK,
     EXIT_UNPLACED,
     Monitor,
@@ -30,13 +29,14 @@ from worker.cli.monitor import (
     ui_url,
     was_placed,
 )
-from worker.client import DispatchClient, RedisClaims, RedisOptions, Reply, Sent, WorkerError
+from worker.client import DispatchClient, RedisClaims, RedisOptions, Reply, Sent
 from worker.core.instants import format_rfc3339
 from worker.core.model import Record
 
 if TYPE_CHECKING:
     from worker.adapters.nomad.client import NomadClient
 
+SHOW_HINTS = "NOMAD_CLI_SHOW_HINTS"
 PATIENT_SECONDS = 5.0
 """After this long without any reply the user is told that no worker has taken the request."""
 
@@ -54,10 +54,13 @@ class Environment:
     namespace: str
     region: str
     hints: bool
+    own: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Variables given as options, which win over the environment."""
 
     @classmethod
-    def read(cls, variables: Mapping[str, str]) -> "Environment":
-        """Take what is set; an empty variable counts as unset."""
+    def read(cls, variables: Mapping[str, str], own: Mapping[str, str] | None = None) -> "Environment":
+        """Take what is set; an empty variable counts as unset. `own` wins."""
+        variables = {**variables, **(own or {})}
 
         def path(name: str) -> Path | None:
             return Path(text) if (text := variables.get(name)) else None
@@ -79,7 +82,8 @@ class Environment:
             nomad_address=variables.get("NOMAD_ADDR", ""),
             namespace=variables.get("NOMAD_NAMESPACE", ""),
             region=variables.get("NOMAD_REGION", ""),
-            hints=variables.get("NOMAD_CLI_SHOW_HINTS", "") not in FALSE,
+            hints=_hints(variables.get(SHOW_HINTS, "")),
+            own=own or {},
         )
 
     @property
@@ -87,9 +91,10 @@ class Environment:
         """Where requests go that name no stream."""
         return self.streams[0]
 
-    def with_address(self, address: str) -> "Environment":
-        """The same with another address for links; empty: no change."""
-        return replace(self, nomad_address=address) if address else self
+    @property
+    def redis_address(self) -> str:
+        """Where Redis is, without a password."""
+        return mask(self.redis.url)
 
     def nomad(self) -> "NomadClient":
         """A client of Nomad, with the worker's settings; for what Redis cannot tell."""
@@ -97,22 +102,41 @@ class Environment:
         from worker.runtime.wiring import nomad_options  # noqa: PLC0415
         from worker.settings import load  # noqa: PLC0415
 
-        return NomadClient(nomad_options(load({"NOMAD_ADDR": self.nomad_address})))
+        # Each request names its own place; `*` would be none for a worker.
+        return NomadClient(nomad_options(load({**self.own, "NOMAD_NAMESPACE": "", "NOMAD_REGION": ""})))
 
     def client(self, claims: RedisClaims | None = None) -> DispatchClient:
         """A client of this Redis."""
         return DispatchClient(self.redis, prefix=self.prefix, claims=claims)
 
 
+def _hints(text: str) -> bool:
+    if text and text not in TRUE | FALSE:
+        fault = f'strconv.ParseBool: parsing "{text}": invalid syntax'
+        Console.notice(f'Invalid value "{text}" for {SHOW_HINTS}: {fault}')
+    return text not in FALSE
+
+
 async def replies_to(client: DispatchClient, sent: Sent) -> AsyncGenerator[Reply, None]:
     """A message's replies until the final one; the user is told when none comes for a while."""
-    notice = f"Waiting for a worker to take {sent.key}."
+    notice = f"Waiting for a worker to take {sent.key}. Is there any?  dispatch-worker status"
     reminder = asyncio.get_running_loop().call_later(PATIENT_SECONDS, Console.notice, notice)
     try:
         async with aclosing(client.events(sent)) as replies:
             async for reply in replies:
                 reminder.cancel()
                 yield reply
+    finally:
+        reminder.cancel()
+
+
+@asynccontextmanager
+async def sending(environment: Environment) -> AsyncGenerator[None, None]:
+    """While a request is sent: the user is told when Redis takes its time."""
+    notice = f"No answer from Redis at {environment.redis_address} (REDIS_URL) yet; trying on."
+    reminder = asyncio.get_running_loop().call_later(PATIENT_SECONDS, Console.notice, notice)
+    try:
+        yield
     finally:
         reminder.cancel()
 
@@ -175,7 +199,6 @@ class DispatchSession:
                     await logs.hear(reply)
                 code = self._after(reply, repeated=sent.repeated)
                 if code is not None:
-                    self._show_url(reply)
                     return code
         return EXIT_ERROR
 
@@ -192,6 +215,9 @@ class DispatchSession:
             else:
                 self._console.lines(dispatched_lines(reply, verbose=options.verbose))
             return EXIT_OK
+        if head := self._monitor.head(reply):
+            self._console.lines(head)
+            self._show_url(reply)
         self._console.lines(self._monitor.lines(reply))
         if options.wait:
             if not reply.final:
@@ -208,14 +234,11 @@ class DispatchSession:
         return None
 
     def _show_url(self, reply: Reply) -> None:
-        options = self._options
         url = ui_url(reply, self._environment.nomad_address)
-        if not url or options.detach:
-            return
-        if self._environment.hints:
+        if url and self._options.open_ui and not webbrowser.open(url):
+            self._console.notice("Failed to open browser: none was found")
+        if url and self._environment.hints:
             self._console.notice(f"\n\n==> View this job in the Web UI: {url}\n")
-        if options.open_ui:
-            webbrowser.open(url)
 
 
 def _repeat(record: Record) -> Reply:
@@ -235,58 +258,3 @@ def _repeat(record: Record) -> Reply:
         at=format_rfc3339(record.dispatched_at_ms) if record.dispatched_at_ms else "",
         attempt=record.attempt,
     )
-
-
-class Run:
-    """One run of a command: its end by error, by time or by Ctrl-C is told in the same words."""
-
-    def __init__(
-        self,
-        timeout_seconds: float | None,
-        *,
-        idle: str = "No request was confirmed.",
-        cancel: Callable[[Sent], Coroutine[Any, Any, int]] | None = None,
-    ) -> None:
-        """Prepare it.
-
-        Args:
-            timeout_seconds: for the whole of it; None: as long as it takes.
-            idle: what is told of an end before any request was confirmed.
-            cancel: offered on Ctrl-C at a terminal; returns the exit code.
-        """
-        self.sent: Sent | None = None
-        self._idle = idle
-        self._cancel = cancel
-        self._timeout_seconds = timeout_seconds
-
-    def __call__(self, main: Callable[[], Coroutine[Any, Any, int]]) -> NoReturn:
-        """Run to the end and exit with the code that `main` returns."""
-        try:
-            code = asyncio.run(self._in_time(main))
-        except KeyboardInterrupt:
-            code = self._interrupted()
-        except TimeoutError:
-            Console.fail(f"Timed out. {self._how_to_follow()}")
-        except WorkerError as error:
-            Console.fail(f"Error: {error} [{error.code}]")
-        raise typer.Exit(code)
-
-    async def _in_time(self, main: Callable[[], Coroutine[Any, Any, int]]) -> int:
-        async with asyncio.timeout(self._timeout_seconds):
-            return await main()
-
-    def _interrupted(self) -> int:
-        if self.sent is not None and self._cancel is not None and Console.is_terminal():
-            question = "\nInterrupted. Leave the request running (Enter), or cancel it (c)? "
-            try:
-                if Console.ask(question).startswith("c"):
-                    return asyncio.run(self._cancel(self.sent))
-            except (KeyboardInterrupt, EOFError):
-                pass
-        Console.notice(f"\nInterrupted. {self._how_to_follow()}")
-        return EXIT_INTERRUPTED
-
-    def _how_to_follow(self) -> str:
-        if self.sent is None:
-            return self._idle
-        return f"The request goes on; follow it with: dispatch-worker wait {self.sent.key}"

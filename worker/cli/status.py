@@ -41,7 +41,8 @@ def status(
 
     Exit codes: 0 shown, 1 no such message, or an error.
     """
-    from worker.cli.session import Environment, Run  # noqa: PLC0415 - heavy
+    from worker.cli.running import Run  # noqa: PLC0415 - heavy
+    from worker.cli.session import Environment  # noqa: PLC0415
 
     environment = Environment.read(os.environ)
     key = parse_message(message, stream or environment.stream) if message else None
@@ -57,7 +58,7 @@ def status(
         finally:
             await redis.aclose()
 
-    Run(None, idle="Nothing was changed.")(main)
+    Run(environment.redis_address, None, idle="Nothing was changed.")(main)
 
 
 async def _overview(redis: Any, environment: "Environment", *, as_json: bool) -> int:

@@ -4,6 +4,7 @@ The words are in `monitor`; what the message was asked to do does not matter her
 """
 
 import os
+import re
 from contextlib import aclosing
 from functools import partial
 from typing import Annotated
@@ -14,6 +15,8 @@ from worker.cli.console import Console
 from worker.cli.monitor import EXIT_ERROR, Monitor, end_lines, exit_code
 from worker.core.model import MessageKey
 from worker.core.reply import Reply
+
+_ENTRY_ID = re.compile(r"\d{1,20}-\d{1,20}")
 
 
 def register(app: typer.Typer) -> None:
@@ -40,13 +43,14 @@ def wait(
 
     Exit codes: 0 succeeded, the task's own where it failed, 2 never placed, 1 anything else.
     """
-    from worker.cli.session import Environment, Run, cancel_and_follow, replies_to  # noqa: PLC0415 - heavy
+    from worker.cli.running import Run  # noqa: PLC0415 - heavy
+    from worker.cli.session import Environment, cancel_and_follow, replies_to  # noqa: PLC0415
 
     console = Console(json_lines=json)
     environment = Environment.read(os.environ)
     key = parse_message(message, stream or environment.stream)
     monitor = Monitor(verbose=verbose)
-    run = Run(timeout, cancel=partial(cancel_and_follow, environment, console))
+    run = Run(environment.redis_address, timeout, cancel=partial(cancel_and_follow, environment, console))
 
     def show(reply: Reply) -> None:
         console.reply(reply)
@@ -71,7 +75,14 @@ def wait(
     run(main)
 
 
+def require_entry_id(text: str, source: str) -> None:
+    """End the command unless this is an entry ID as Redis writes one; `source` tells where to find it."""
+    if not _ENTRY_ID.fullmatch(text):
+        Console.fail(f"{text!r} is no ID: give one like 1719999999999-0, {source}.")
+
+
 def parse_message(text: str, default_stream: str) -> MessageKey:
     """A message's identity as people give it: `1719999999999-0` or `high:1719999999999-0`."""
     stream, colon, message_id = text.rpartition(":")
+    require_entry_id(message_id, "as `dispatch` and the replies name it")
     return MessageKey(stream if colon else default_stream, message_id)

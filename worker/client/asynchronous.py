@@ -135,6 +135,8 @@ class DispatchClient:
         Raises:
             RequestRejected: (or a kind of it) the worker would reject it.
         """
+        if self._claims is not None and is_large(request):
+            request = claimed(request, "", digest_of(request.payload))
         self._sender.parcel(request, "requests")
 
     async def send_many(

@@ -198,7 +198,9 @@ def _meta(fields: Mapping[bytes, bytes], max_bytes: int) -> dict[str, str]:
 def _configured(fields: Mapping[bytes, bytes], name: bytes, configured: tuple[str, ...]) -> str | None:
     value = _text(fields, name)
     if value and value not in configured:
-        message = f"field {name.decode()}: this worker is not configured for it"
+        field = name.decode()
+        served = ", ".join(filter(None, configured)) or f"the agent's own: leave the field {field} out"
+        message = f"field {field}: this worker serves {served}; WORKER_{field.upper()}S adds to that"
         raise PlaceNotConfigured(message)
     return value or None
 
