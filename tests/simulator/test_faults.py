@@ -218,6 +218,20 @@ async def test_nodes_jobs_and_allocations_are_moved_over_http(nomad: Simulator, 
     assert log["requests"]["job"] == 1
 
 
+async def test_the_most_connections_of_each_client_are_on_record(nomad: Simulator) -> None:
+    async def open_streams(client: str, count: int) -> None:
+        async with aiohttp.ClientSession(nomad.address, headers={"User-Agent": client}) as session:
+            for _ in range(count):
+                # Kept open until the session ends.
+                await session.get("/v1/event/stream")
+
+    await open_streams("one", 3)
+    await open_streams("one", 2)
+    await open_streams("other", 1)
+
+    assert nomad.record.connections == {"one": 3, "other": 1}
+
+
 async def test_blocked_work_is_placed_by_priority_then_age(nomad: Simulator) -> None:
     big = mock(run_for="50ms", Resources={"CPU": 500, "MemoryMB": 10})
     for number in (1, 2):

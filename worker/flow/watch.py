@@ -24,8 +24,8 @@ log = structlog.get_logger()
 
 QUIET_SECONDS = 5.0
 """A job just dispatched shows up as an event within milliseconds; without one, it is read."""
-READ_CONCURRENCY = 8
-"""Each read is three requests; more would crowd out the dispatches on Nomad's 100 connections."""
+READ_CONCURRENCY = 2
+"""Each read is three requests, one after the other. One connection is left for sweeps, stops, look-ups."""
 REREADS = Backoff(first_seconds=0.3, most_seconds=15.0)
 """The first is soon: what `dead` leaves open is mostly told some hundred milliseconds later."""
 STOP_AGAIN_SECONDS = 30.0

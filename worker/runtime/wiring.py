@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from worker import __version__
+from worker.adapters.nomad.calls import READS_AT_ONCE
 from worker.adapters.nomad.client import NomadClient
 from worker.adapters.nomad.connection import NomadOptions
 from worker.adapters.redis.cancels import RedisCancels
@@ -83,8 +84,7 @@ def nomad_options(settings: Settings, learn: Callable[[str], None] = _unheard) -
         tls_server_name=settings.nomad_tls_server_name,
         skip_verify=settings.nomad_skip_verify,
         dispatch_timeout_seconds=settings.nomad_timeout_seconds,
-        # The slots' requests, and as many reads of the watch as it does at once.
-        pool_size=settings.dispatch_concurrency + 8,
+        pool_size=settings.dispatch_concurrency + READS_AT_ONCE,
         silence_seconds=2 * settings.event_heartbeat_seconds + 5,
     )
 

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.adapters.nomad.agent import Agent
+from worker.adapters.nomad.calls import READS_AT_ONCE
 from worker.adapters.nomad.client import NomadClient
 from worker.adapters.nomad.connection import NomadConnection, NomadOptions
 from worker.adapters.nomad.wording import job_path, literal
@@ -394,6 +395,39 @@ async def test_a_full_pool_means_nothing_was_applied(agent: Agent) -> None:
 
     assert not error.maybe_applied
     assert len(agent.asked) == 1
+
+
+async def test_reads_take_turns_on_a_few_connections_and_hold_up_neither_dispatches_nor_probes(
+    agent: Agent,
+) -> None:
+    waiting: list[str] = []
+    all_there, let_go = asyncio.Event(), asyncio.Event()
+
+    async def slow(request: web.Request) -> web.StreamResponse:
+        if request.method == "POST":
+            return web.json_response({"DispatchedJobID": CHILD, "EvalID": "e1"})
+        if "leader" in request.path:
+            return web.json_response("127.0.0.1:4647")
+        waiting.append(request.path)
+        if len(waiting) == READS_AT_ONCE:
+            all_there.set()
+        await let_go.wait()
+        return web.Response(status=404, text="job not found")
+
+    agent.handler = slow
+
+    async with client(agent) as nomad:
+        reads = [asyncio.create_task(nomad.job(HERE, CHILD)) for _ in range(5 * READS_AT_ONCE)]
+        await asyncio.wait_for(all_there.wait(), 5)
+        dispatched = await nomad.dispatch(Order(HERE, "render", "1-0"))
+        leader = await nomad.leader()
+        at_once = len(waiting)
+        let_go.set()
+        found = await asyncio.gather(*reads)
+
+    assert (dispatched.job_id, bool(leader)) == (CHILD, True)
+    assert at_once == READS_AT_ONCE
+    assert found == [None] * len(reads)
 
 
 async def test_too_many_connections_tell_how_long_to_wait(agent: Agent) -> None:

@@ -19,6 +19,9 @@ from worker.errors import NomadDenied, NomadRefused, NomadUnavailable, WorkerErr
 
 Answer = TypeVar("Answer")
 
+READS_AT_ONCE = 3
+"""Connections for everything but dispatches: a thousand jobs that end at once cost no more of Nomad's 100."""
+
 
 class Operation(StrEnum):
     """What is asked of Nomad: a closed set, used as a metric label."""
@@ -39,6 +42,10 @@ class Operation(StrEnum):
     EVENTS = "events"
 
 
+_UNCOUNTED = frozenset({Operation.DISPATCH, Operation.LEADER, Operation.AGENT_HEALTH})
+"""Dispatches have slots of their own, and a probe has to tell of Nomad even when reads are slow."""
+
+
 OnRequest = Callable[[str, str, float], None]
 """Called after each request: an `Operation`, the HTTP status or `error`, and the seconds it took. For an
 event stream: the seconds to its headers."""
@@ -54,6 +61,7 @@ class Calls:
     def __init__(self, connection: NomadConnection, on_request: OnRequest = unobserved) -> None:
         self._connection = connection
         self._on_request = on_request
+        self._turns = asyncio.Semaphore(READS_AT_ONCE)
 
     async def call(
         self,
@@ -75,7 +83,8 @@ class Calls:
             query: names and unescaped values.
             place: None: a question about the agent itself.
             content: the body, JSON.
-            timeout_seconds: for everything, from the wait for a connection to the last byte.
+            timeout_seconds: for everything, from the wait for a connection to the last byte. A request that
+                has to wait for its turn waits for others with such a limit.
 
         Raises:
             NomadUnavailable: (or NomadTimeout) no whole answer.
@@ -88,6 +97,14 @@ class Calls:
         except httpx.InvalidURL as error:
             message = f"{operation}: {bounded(str(error))}"
             raise NomadRefused(message) from None
+        if operation in _UNCOUNTED:
+            return await self._send(operation, request, timeout_seconds)
+        async with self._turns:
+            return await self._send(operation, request, timeout_seconds)
+
+    async def _send(
+        self, operation: Operation, request: httpx.Request, timeout_seconds: float
+    ) -> httpx.Response:
         code, started = "error", time.perf_counter()
         try:
             async with asyncio.timeout(timeout_seconds):

@@ -53,10 +53,12 @@ class Changes:
 
 @dataclass
 class Record:
-    """What happened, for tests: every accepted dispatch, and how often each route was called."""
+    """What happened, for tests: accepted dispatches, calls by route, and connections by client."""
 
     dispatches: list[dict[str, Any]] = field(default_factory=list)
     requests: Counter[str] = field(default_factory=Counter)
+    connections: dict[str, int] = field(default_factory=dict)
+    """By `User-Agent`, the most connections that were open at one time, event streams included."""
 
     def accepted(self, request: DispatchRequest, child_id: str, now: int) -> None:
         """Keep one new child; `at` in seconds since the epoch."""

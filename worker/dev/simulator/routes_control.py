@@ -159,7 +159,7 @@ async def acl(call: Call) -> web.Response:
 
 
 async def log(call: Call) -> web.Response:
-    """GET: accepted dispatches (`?since=` skips so many), runs of tasks, and requests by route."""
+    """GET: accepted dispatches (`?since=` skips so many), runs of tasks, requests by route, connections."""
     record = call.cluster.record
     since = int(call.query.get("since", "0"))
     return call.json(
@@ -167,6 +167,7 @@ async def log(call: Call) -> web.Response:
             "dispatches": record.dispatches[since:],
             "runs": call.cluster.engine.clients.runs,
             "requests": dict(record.requests),
+            "connections": record.connections,
             "index": call.cluster.state.index,
         }
     )

@@ -115,6 +115,7 @@ class HttpServer:
         self._listener: asyncio.Server | None = None
         self._transports: set[asyncio.Transport] = set()
         self._streaming: set[asyncio.BaseTransport] = set()
+        self._agents: dict[asyncio.Transport, str] = {}
         self.host = ""
         self.port = 0
 
@@ -168,7 +169,18 @@ class HttpServer:
         self._transports.add(transport)
         return False
 
+    def _note(self, request: web.Request) -> None:
+        """Keep record of whose connection it is, with the first request that comes over it."""
+        transport, agent = request.transport, request.headers.get("User-Agent", "")
+        if transport is None or transport in self._agents:
+            return
+        self._agents = {known: name for known, name in self._agents.items() if not known.is_closing()}
+        self._agents[transport] = agent
+        most, now = self._cluster.record.connections, list(self._agents.values()).count(agent)
+        most[agent] = max(most.get(agent, 0), now)
+
     async def _handle(self, request: web.Request) -> web.StreamResponse:
+        self._note(request)
         if len(request.path_qs) > _MAX_HEAD_BYTES:
             response = _text(431, "431 Request Header Fields Too Large")
             response.force_close()
