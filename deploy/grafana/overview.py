@@ -221,11 +221,13 @@ STREAMS = Row(
         ),
         Panel(
             "Tried again, let go",
-            "Steps that failed and are tried again, and messages dropped to another worker, by error code.",
+            "Steps that failed and are tried again, messages dropped to another worker, by error code; and "
+            "runs that the policy has repeated, by how they ended.",
             "reqps",
             [
                 Query(rate("step_retries_total", J, "code"), "again: {{code}}"),
                 Query(rate("messages_let_go_total", J, "code"), "let go: {{code}}"),
+                Query(rate("runs_repeated_total", J, "outcome"), "run again: {{outcome}}"),
             ],
             runbook="DispatchWorkerRedeliveriesHigh",
         ),

@@ -104,7 +104,9 @@ def _one_child_per_token(found: Evidence) -> list[str]:
     tokens = Counter(child.token for child in found.children)
     faults = [f"{count} jobs for the token {token!r}" for token, count in tokens.items() if count > 1]
     faults += [
-        f"a job for the token {token!r} that no message has" for token in tokens if token not in found.sent
+        f"a job for the token {token!r} that no message has"
+        for token in tokens
+        if token.partition("/")[0] not in found.sent
     ]
     return faults
 
@@ -115,7 +117,9 @@ def _no_false_success(found: Evidence) -> list[str]:
     for reply in found.replies:
         if not reply.final:
             continue
-        child, told = children.get(reply.id), found.sent.get(reply.id)
+        # A run after the first has the token `<message ID>/<its number>`.
+        token = f"{reply.id}/{reply.attempt}" if reply.attempt > 1 else reply.id
+        child, told = children.get(token), found.sent.get(reply.id)
         if reply.verdict == "succeeded" and (child is None or told != 0 or any(child.exit_codes)):
             faults.append(
                 f"{reply.id} is said to have succeeded; its task was told {told}, Nomad has {child}"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.processes.fleet import Fleet, fleet
-from tests.processes.jobs import held, scripted
+from tests.processes.jobs import flaky, held, scripted
 
 QUICK: Mapping[str, str] = {
     "WORKER_LEASE_SECONDS": "5",
@@ -19,8 +19,8 @@ QUICK: Mapping[str, str] = {
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[Fleet]:
-    """One Redis, one Nomad with the jobs `render` and `held`, no workers yet."""
-    async with fleet(tmp_path, [scripted("render"), held("held")], QUICK) as made:
+    """One Redis, one Nomad with the jobs `render`, `held` and `flaky`, no workers yet."""
+    async with fleet(tmp_path, [scripted("render"), held("held"), flaky("flaky")], QUICK) as made:
         yield made
 
 

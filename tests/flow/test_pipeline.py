@@ -21,6 +21,7 @@ from worker.flow.instruments import NoInstruments
 from worker.flow.intake import Intake
 from worker.flow.lease import Lease
 from worker.flow.pipeline import Pipeline
+from worker.flow.repeat import Repeat
 from worker.flow.settle import Settle
 from worker.flow.watch import Watch
 from worker.ports import Admission
@@ -92,8 +93,10 @@ class World:
         self.faults: list[BaseException] = []
         children = Children(self.clock)
         none = NoInstruments()
+        self.policy = Policy()
+        admit = Admit(self.inbox, self.ledger, Limits(Keys("{t}")), lambda: self.policy, "{message_id}")
         self.pipeline = Pipeline(
-            Admit(self.inbox, self.ledger, Limits(Keys("{t}")), Policy, "{message_id}"),
+            admit,
             Dispatch(
                 self.nomad,
                 children,
@@ -110,6 +113,7 @@ class World:
             self.clock,
             none,
             self.faults.append,
+            repeat=Repeat(admit, self.clock, lambda: self.policy),
         )
 
     def takes(self, **fields: bytes) -> None:

@@ -17,6 +17,12 @@ def held(job_id: str) -> dict[str, Any]:
     return _job(job_id, "raw_exec", {"command": "/bin/sh", "args": ["-c", script]}, {"file": ""})
 
 
+def flaky(job_id: str) -> dict[str, Any]:
+    """A job whose task ends with 7 until the file in its meta exists, which it makes; then with 0."""
+    script = '[ -e "$NOMAD_META_file" ] && exit 0; touch "$NOMAD_META_file"; exit 7'
+    return _job(job_id, "raw_exec", {"command": "/bin/sh", "args": ["-c", script]}, {"file": ""})
+
+
 def _job(job_id: str, driver: str, config: dict[str, Any], meta: dict[str, str]) -> dict[str, Any]:
     task = {
         "Name": "main",

@@ -46,15 +46,21 @@ class LogFollower:
         await self._nomad.aclose()
 
     async def hear(self, reply: Reply) -> None:
-        """Begin when the job is dispatched; on its final reply show the rest."""
-        if reply.dispatched_job_id and self._task is None:
+        """Begin when the job is dispatched, also that of a further run; on the final reply show the rest."""
+        if reply.dispatched_job_id not in {"", self._job_id}:
+            await self._finish()
             self._place, self._job_id = Place(reply.region, reply.namespace), reply.dispatched_job_id
             self._task = asyncio.create_task(self._follow(), name="logs")
-        if reply.final and self._job_id:
-            await self._stop()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LAST_SECONDS):
-                    await self._show_new()
+        if reply.final:
+            await self._finish()
+
+    async def _finish(self) -> None:
+        if not self._job_id:
+            return
+        await self._stop()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_SECONDS):
+                await self._show_new()
 
     async def _follow(self) -> None:
         while await self._show_new():  # noqa: ASYNC110 - nobody announces new output

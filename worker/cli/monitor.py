@@ -56,16 +56,17 @@ class Monitor:
     def __init__(self, *, verbose: bool = False) -> None:
         self.placement = Placement.PENDING
         self._verbose = verbose
-        self._introduced = False
+        self._introduced = ""
+        """The dispatched job whose IDs were told."""
         self._to_tell: list[str] = []
         """What follows the head; the link to the web interface comes in between."""
         self._statuses: dict[str, str] = {}
 
     def head(self, reply: Reply) -> list[str]:
         """The lines with the IDs, once they are known, and the empty one before the monitoring."""
-        if self._introduced or not reply.dispatched_job_id:
+        if reply.dispatched_job_id in {"", self._introduced}:
             return []
-        self._introduced = True
+        self._introduced = reply.dispatched_job_id
         lines = dispatched_lines(reply, verbose=self._verbose)
         if not reply.eval_id:
             return lines
@@ -79,6 +80,8 @@ class Monitor:
         """What to print for the next reply, line by line; the head comes with it unless it was asked for."""
         lines = self.head(reply) + self._to_tell
         self._to_tell = []
+        if reply.type == "retrying" and reply.data.get("what") == "run":
+            return [*lines, *_run_lines(reply)]
         if reply.type in {"placed", "running", "retrying", "blocked", "result"}:
             lines += self._allocations(reply)
         if self.placement is Placement.PENDING and self._introduced:
@@ -237,6 +240,17 @@ def end_lines(reply: Reply) -> list[str]:
     lines = [f"==> {_time(reply)}: {what} ended: {verdict}{code}"]
     if reply.error_message:
         lines.append(f"    {_time(reply)}: {reply.error_message}")
+    return lines
+
+
+def _run_lines(reply: Reply) -> list[str]:
+    """How a run ended that the policy has repeated."""
+    run = reply.data
+    code = f", exit code {run['exit_code']}" if "exit_code" in run else ""
+    lines = [f'==> {_time(reply)}: Job "{reply.dispatched_job_id}" ended: {run.get("verdict")}{code}']
+    if run.get("error_message"):
+        lines.append(f"    {_time(reply)}: {run['error_message']}")
+    lines.append(f"    {_time(reply)}: Run {run.get('attempt')} is to begin at {run.get('next_at')}")
     return lines
 
 

@@ -4,7 +4,8 @@ Knows nothing of who finds the facts out, or of where records are kept.
 
     RECEIVED ────Intended───► DISPATCHING ──JobAccepted──► RUNNING ◄─┐
      ▲   │                      │   │                        │   └───┘ Progressed, StopOrdered
-     └───┼──DispatchPutOff──────┘   │                        │
+     ├───┼──DispatchPutOff──────┘   │                        │
+     └───┼──────────────────────────┼────────Repeated────────┤
          └────Ended─────────────────┴────────Ended───────────┴──Ended──► FINISHED ──ReplyPublished──► SETTLED
 """
 
@@ -14,7 +15,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from worker.core.model import Outcome, Phase, Progress, Record, Verdict
+from worker.core.model import Outcome, Phase, Progress, Record, Run, Verdict
 from worker.errors import IllegalTransition
 
 
@@ -60,6 +61,15 @@ class StopOrdered:
 
 
 @dataclass(frozen=True, slots=True)
+class Repeated:
+    """The run ended, for good, and is to be followed by another one: a new job with a token of its own."""
+
+    run: Run
+    at_ms: int
+    """Before this, Unix milliseconds, the next run is not begun."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """How the message ended."""
 
@@ -73,7 +83,7 @@ class ReplyPublished:
     reply_id: str
 
 
-Fact = Intended | DispatchPutOff | JobAccepted | Progressed | StopOrdered | Ended | ReplyPublished
+Fact = Intended | DispatchPutOff | JobAccepted | Progressed | StopOrdered | Repeated | Ended | ReplyPublished
 
 OPEN = frozenset({Phase.RECEIVED, Phase.DISPATCHING, Phase.RUNNING})
 
@@ -113,8 +123,12 @@ def advance(record: Record, fact: Fact) -> Record:
             return replace(record, shown=step.value, seq=record.seq + 1, placed_at_ms=placed_at_ms)
         case Phase.RUNNING, StopOrdered(verdict):
             return replace(record, stopping=record.stopping or verdict.value)
+        case Phase.RUNNING, Repeated(run, at_ms) if run.attempt == record.attempt:
+            return _between_runs(record, run, at_ms)
+        case Phase.RECEIVED, Repeated(run) if record.runs and run == record.runs[-1]:
+            return record
         case ((Phase.RECEIVED | Phase.DISPATCHING | Phase.RUNNING), Ended(outcome)):
-            return replace(record, phase=Phase.FINISHED, outcome=outcome)
+            return _finished(record, outcome)
         case Phase.FINISHED, Ended(outcome) if outcome == record.outcome:
             return record
         case Phase.FINISHED, ReplyPublished(reply_id):
@@ -124,3 +138,31 @@ def advance(record: Record, fact: Fact) -> Record:
         case _:
             message = f"{type(fact).__name__} cannot be true of a message that is {record.phase.value}"
             raise IllegalTransition(message)
+
+
+def _between_runs(record: Record, run: Run, at_ms: int) -> Record:
+    # Nothing of the ended job is left in the record: its ID would pass for the next one's.
+    return replace(
+        record,
+        phase=Phase.RECEIVED,
+        runs=(*record.runs, run),
+        retry_at_ms=at_ms,
+        seq=record.seq + 1,
+        job_id="",
+        eval_id="",
+        intended_at_ms=0,
+        dispatched_at_ms=0,
+        placed_at_ms=0,
+        shown="",
+        stopping="",
+        quarantine_until_ms=0,
+    )
+
+
+def _finished(record: Record, outcome: Outcome) -> Record:
+    finished = replace(record, phase=Phase.FINISHED, outcome=outcome)
+    if record.job_id or not record.runs:
+        return finished
+    # No further run came about: the end is about the last one.
+    last = record.runs[-1]
+    return replace(finished, job_id=last.job_id, attempt=last.attempt)

@@ -158,17 +158,31 @@ class Outcome(Struct, frozen=True):
     """JSON: allocations, tasks, events and sentences of Nomad that the verdict rests on."""
 
 
+class Run(Struct, frozen=True):
+    """One run of a message that ended and was followed by another: which job it was, and how it ended."""
+
+    attempt: int
+    job_id: str
+    verdict: Verdict
+    exit_code: int | None = None
+    error_code: str = ""
+    error_message: str = ""
+    dispatched_at_ms: int = 0
+    ended_at_ms: int = 0
+
+
 class Record(Struct, frozen=True):
     """One message as the ledger knows it. Times are Unix milliseconds on Redis's clock."""
 
     key: MessageKey
     phase: Phase
     token: str
-    """Nomad's idempotency token, fixed at admission and never computed again."""
+    """Nomad's idempotency token of the first run, fixed at admission and never computed again."""
     routing: Routing = msgspec.field(default_factory=Routing)
     fence: int = 1
     """Raised by every change of owner; a script refuses an older one."""
     attempt: int = 0
+    """Number of the run that was begun last; 0: none was."""
     takeovers: int = 0
     """How many owners died on it. Releases at shutdown do not count."""
     seq: int = 0
@@ -189,8 +203,20 @@ class Record(Struct, frozen=True):
     """The verdict for which the worker itself stopped the job (`timed_out`, `cancelled`, `unplaced`)."""
     cancel: bool = False
     """Whether a producer ordered its cancellation."""
+    runs: tuple[Run, ...] = ()
+    """Runs that ended and were, or are to be, followed by another; the oldest first."""
+    retry_at_ms: int = 0
+    """Before this the next run is not begun."""
     outcome: Outcome | None = None
     reply_id: str = ""
+
+    @property
+    def run_token(self) -> str:
+        """The idempotency token of the run begun last: Nomad answers one with the job it made, dead or not.
+
+        No message ID holds a slash, so no message's first token is another one's second.
+        """
+        return f"{self.token}/{self.attempt}" if self.attempt > 1 else self.token
 
     def queued_at_ms(self, received_at_ms: int) -> int:
         """When the entry was added; `received_at_ms` where its ID, made by a producer, tells no time."""

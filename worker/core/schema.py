@@ -91,7 +91,9 @@ class ReplyEntry(msgspec.Struct, kw_only=True):
     final: Annotated[Literal["0", "1"], Meta(description="1 on exactly one reply of each request.")]
     at: Annotated[str, Meta(description="When it was written, UTC.", pattern=_RFC3339)]
     worker: Annotated[str, Meta(description="The worker that wrote it.")]
-    attempt: Annotated[str, Meta(description="How often a dispatch was begun.", pattern=r"^\d+$")]
+    attempt: Annotated[
+        str, Meta(description="Number of the run this is about; 0 before the first.", pattern=r"^\d+$")
+    ]
     job: Annotated[str, Meta(description="ID of the parameterized job.")] = ""
     namespace: Annotated[str, Meta(description="Where the job lives.")] = ""
     region: Annotated[str, Meta(description="Where the job lives.")] = ""

@@ -60,6 +60,15 @@ class Admit:
         message.unsure = message.inherited = message.record.phase is Phase.DISPATCHING
         return True
 
+    async def load(self, message: Message) -> None:
+        """Give a message that was taken over while it ran its request, or the fault that stands in for it.
+
+        Raises:
+            RedisUnavailable.
+        """
+        if message.request is None and message.fault is None:
+            self._read(message, await self._entry(message))
+
     async def _admit_entry(self, message: Message) -> bool:
         entry = await self._entry(message)
         self._read(message, entry)

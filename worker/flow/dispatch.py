@@ -77,8 +77,9 @@ class Dispatch:
         if message.fault is not None:
             raise message.fault
         self._refuse_poison(record)
-        if message.request and message.request.not_before_ms:
-            await self._clock.sleep((message.request.not_before_ms - self._clock.now_ms()) / 1000)
+        not_before_ms = (message.request.not_before_ms if message.request else None) or 0
+        if begins_ms := max(not_before_ms, record.retry_at_ms):
+            await self._clock.sleep((begins_ms - self._clock.now_ms()) / 1000)
         if message.failures:
             await self._pause(message)
         if expired := self._expired(message):
@@ -205,7 +206,9 @@ class Dispatch:
 
     async def _find(self, record: Record) -> str | None:
         try:
-            found = await self._nomad.find_by_token(record.routing.place, record.routing.job, record.token)
+            found = await self._nomad.find_by_token(
+                record.routing.place, record.routing.job, record.run_token
+            )
         except NomadDenied:
             # Without list-jobs the dispatch itself tells: it answers with the job that has the token. That
             # holds for a cancelled message too, whose job is then stopped.
@@ -254,7 +257,7 @@ def _order(message: Message, record: Record) -> Order:
     return Order(
         place=record.routing.place,
         job=request.job,
-        token=record.token,
+        token=record.run_token,
         payload=request.payload,
         meta=request.meta,
         id_prefix=request.id_prefix,

@@ -5,7 +5,7 @@ Knows nothing of how it is counted. No method fails, waits, or keeps what it is 
 
 from typing import Protocol
 
-from worker.core.model import Outcome, Place, Record
+from worker.core.model import Outcome, Place, Record, Verdict
 
 
 class Instruments(Protocol):
@@ -41,6 +41,10 @@ class Instruments(Protocol):
 
     def let_go(self, code: str) -> None:
         """A message was dropped for another worker to hold."""
+        ...
+
+    def repeated(self, verdict: Verdict) -> None:
+        """A run that ended so is going to be followed by another one of its message."""
         ...
 
     def settled(self, record: Record, outcome: Outcome, seconds: float) -> None:
@@ -93,6 +97,9 @@ class NoInstruments:
         """Do nothing."""
 
     def let_go(self, code: str) -> None:
+        """Do nothing."""
+
+    def repeated(self, verdict: Verdict) -> None:
         """Do nothing."""
 
     def settled(self, record: Record, outcome: Outcome, seconds: float) -> None:

@@ -74,6 +74,12 @@ class Message:
 
     @property
     def due_ms(self) -> int:
-        """Since when it could be dispatched, Unix milliseconds: its entry's time, or its `not_before`."""
-        not_before_ms = self.request.not_before_ms if self.request else None
-        return max(entry_time_ms(self.key.id), not_before_ms or 0)
+        """Since when it could be dispatched, Unix milliseconds: by its entry, its `not_before`, its retry."""
+        not_before_ms = (self.request.not_before_ms if self.request else None) or 0
+        retry_at_ms = self.record.retry_at_ms if self.record else 0
+        return max(entry_time_ms(self.key.id), not_before_ms, retry_at_ms)
+
+    def begin_again(self) -> None:
+        """Forget what was known of the run that ended: the next one is another job."""
+        self.made_here = self.unsure = self.inherited = self.looked = self.passed = False
+        self.failures, self.stop_sent_at = 0, 0.0

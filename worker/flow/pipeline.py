@@ -13,13 +13,15 @@ from typing import TypeVar
 import structlog
 
 from worker.core.backoff import Backoff
-from worker.core.lifecycle import Ended, Fact, JobAccepted
+from worker.core.lifecycle import Ended, Fact, JobAccepted, Repeated
 from worker.core.model import Entry, MessageKey, Outcome, Phase, Record, Verdict
+from worker.core.repeat import not_begun
 from worker.errors import DuplicateChild, Fenced, Then, WorkerError
 from worker.flow.admit import Admit
 from worker.flow.dispatch import CANCELLED, Dispatch
 from worker.flow.instruments import Instruments
 from worker.flow.message import Message
+from worker.flow.repeat import Repeat
 from worker.flow.settle import Settle, outcome_of
 from worker.flow.watch import Watch
 from worker.ports import Clock, Ledger
@@ -49,10 +51,13 @@ class Pipeline:
         clock: Clock,
         instruments: Instruments,
         failed: Callable[[BaseException], None],
+        *,
+        repeat: Repeat,
     ) -> None:
         self._admit = admit
         self._dispatch = dispatch
         self._watch = watch
+        self._repeat = repeat
         self._settle = settle
         self._ledger = ledger
         self._clock = clock
@@ -174,17 +179,32 @@ class Pipeline:
         while record.phase is not Phase.FINISHED and not self._leaves(message):
             fact = await self._lasting(partial(self._step, message, record))
             undecided = message.undecided
-            record = message.record = await self._keep(message, record, fact)
+            before, record = record, await self._keep(message, record, fact)
+            message.record = record
+            if isinstance(fact, Repeated) and record.phase is Phase.RECEIVED:
+                self._watch.forget(before)
+                message.begin_again()
             if record.phase is Phase.RUNNING:
                 self._dispatch.let_go(message)
-            self._told(message, record, undecided=undecided)
+            self._told(message, record, fact, undecided=undecided)
             if isinstance(fact, JobAccepted):
                 message.accepted()
         if record.phase is Phase.FINISHED:
             await self._finish(message, record)
 
-    def _told(self, message: Message, record: Record, *, undecided: bool) -> None:
+    def _told(self, message: Message, record: Record, fact: Fact, *, undecided: bool) -> None:
         """Count and log what was just kept."""
+        if isinstance(fact, Repeated) and record.phase is Phase.RECEIVED:
+            verdict, wait_ms = fact.run.verdict, record.retry_at_ms - self._clock.now_ms()
+            self._instruments.repeated(verdict)
+            log.info(
+                "message.repeated",
+                job=record.routing.job,
+                job_id=fact.run.job_id,
+                verdict=verdict.value,
+                attempt=fact.run.attempt,
+                seconds=max(0, wait_ms) / 1000,
+            )
         if undecided and not message.undecided:
             overdue_ms = max(0, self._clock.now_ms() - message.due_ms)
             self._instruments.decided(message.key.stream, overdue_ms / 1000)
@@ -202,21 +222,23 @@ class Pipeline:
         try:
             match record.phase:
                 case Phase.RECEIVED if message.cancelled:
-                    return Ended(CANCELLED)
+                    fact: Fact = Ended(CANCELLED)
                 case Phase.RECEIVED:
-                    return await self._prepare(message, record)
+                    fact = await self._prepare(message, record)
                 case Phase.DISPATCHING:
-                    return await self._dispatch.send(message, record)
+                    fact = await self._dispatch.send(message, record)
                 case _ if record.routing.detach and not message.cancelled:
                     return Ended(Outcome(Verdict.DETACHED))
                 case _:
-                    return await self._watch.next(message, record)
+                    fact = await self._watch.next(message, record)
+                    return await self._repeat.instead(message, record, fact)
         except WorkerError as error:
             if error.then is not Then.DEAD_LETTER:
                 raise
-            return Ended(outcome_of(error))
+            fact = Ended(outcome_of(error))
         finally:
             message.interruptible = False
+        return not_begun(record, fact) if isinstance(fact, Ended) else fact
 
     async def _prepare(self, message: Message, record: Record) -> Fact:
         """Wait for the dispatch, unless the message is cancelled meanwhile."""

@@ -9,6 +9,7 @@ import structlog
 from msgspec.structs import replace
 
 from worker.core.model import Outcome, Record, Verdict
+from worker.core.repeat import with_runs
 from worker.errors import PayloadLost, PoisonMessage, WorkerError
 from worker.flow.instruments import Instruments
 from worker.ports import Clock, Ledger, Nomad
@@ -48,6 +49,8 @@ class Settle:
         outcome = record.outcome
         if outcome is None or not record.job_id:
             return record
+        record = with_runs(record, self._clock.now_ms())
+        outcome = record.outcome or outcome
         evidence = {**outcome.evidence, "durations": self._durations(record, outcome)}
         if self._log_tail_bytes and outcome.verdict not in NO_LOGS:
             evidence["logs"] = await self._last_words(record, outcome)
@@ -66,14 +69,18 @@ class Settle:
         return settled
 
     async def clean_up(self, record: Record) -> None:
-        """Purge the settled message's job where that is wanted; only the ledger remembers its token then."""
+        """Purge the settled message's jobs where that is wanted; only the ledger remembers their tokens then.
+
+        Those of earlier runs too, and not before: while the message is open, its tokens stay taken.
+        """
         if not self._purge_finished or not record.job_id or _may_still_run(record):
             return
-        try:
-            await self._nomad.purge(record.routing.place, record.job_id)
-        except WorkerError as error:
-            # Nomad's own garbage collection will come for it.
-            log.warning("job.not_purged", job_id=record.job_id, code=error.code, error=str(error))
+        for job_id in dict.fromkeys([record.job_id, *(run.job_id for run in record.runs)]):
+            try:
+                await self._nomad.purge(record.routing.place, job_id)
+            except WorkerError as error:
+                # Nomad's own garbage collection will come for it.
+                log.warning("job.not_purged", job_id=job_id, code=error.code, error=str(error))
 
     def _durations(self, record: Record, outcome: Outcome) -> dict[str, Any]:
         """Seconds, as this worker and its predecessors saw them, besides those that Nomad tells."""

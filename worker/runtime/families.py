@@ -85,6 +85,11 @@ class Families:
         self.finished = self._counter(
             "jobs_finished_total", "Dispatched jobs whose final reply was published.", "nomad_job", "result"
         )
+        self.repeated = self._counter(
+            "runs_repeated_total",
+            "Runs that ended so and were followed by another of their message.",
+            "outcome",
+        )
         # Without the outcome: with it one job would have 16 times as many series.
         self.request_seconds = self._histogram(
             "request_duration_seconds",

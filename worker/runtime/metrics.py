@@ -10,12 +10,14 @@ import platform
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
 from worker.core.backlog import Backlog, StreamBacklog
 from worker.core.model import DEAD_LETTERED, Outcome, Place, Record, Verdict
+from worker.core.policy_file import RetriedVerdict
 from worker.core.trace import trace_id_of
 from worker.errors import Fenced, RedisUnavailable, Then, WorkerError
 from worker.runtime.families import Families
@@ -122,6 +124,7 @@ class Metrics:
             (families.rejected, (self._streams, REASONS)),
             (families.redelivered, (self._streams, ("reconciled", "taken_over"))),
             (families.published, (self._streams, Verdict)),
+            (families.repeated, (get_args(RetriedVerdict),)),
             (families.dead_letters, (self._streams, DEAD_LETTERED)),
             (families.frames, (("heartbeat", "events"),)),
             (families.reconnects, (("event_stream",),)),
@@ -184,6 +187,10 @@ class Metrics:
     def let_go(self, code: str) -> None:
         """See `Instruments.let_go`."""
         self.families.let_go.labels(self._code(code)).inc()
+
+    def repeated(self, verdict: Verdict) -> None:
+        """See `Instruments.repeated`."""
+        self.families.repeated.labels(verdict.value).inc()
 
     def settled(self, record: Record, outcome: Outcome, seconds: float) -> None:
         """See `Instruments.settled`."""

@@ -35,6 +35,7 @@ from worker.flow.gate import Gate
 from worker.flow.intake import Intake
 from worker.flow.lease import MARGIN_SECONDS, Lease
 from worker.flow.pipeline import Pipeline
+from worker.flow.repeat import Repeat
 from worker.flow.settle import Settle
 from worker.flow.watch import Watch
 from worker.ports import Inbox, Leases, Ledger
@@ -226,15 +227,16 @@ def assemble(
         log_tail_bytes=settings.log_tail_bytes,
         purge_finished=settings.purge_finished,
     )
+    admit = Admit(
+        inbox,
+        ledger,
+        _limits(settings, keys),
+        lambda: policy_file.policy,
+        settings.token_template,
+        job_trace=_job_trace(settings, traces),
+    )
     pipeline = Pipeline(
-        Admit(
-            inbox,
-            ledger,
-            _limits(settings, keys),
-            lambda: policy_file.policy,
-            settings.token_template,
-            job_trace=_job_trace(settings, traces),
-        ),
+        admit,
         dispatch,
         watch,
         settle,
@@ -242,6 +244,7 @@ def assemble(
         clock,
         metrics,
         failed,
+        repeat=Repeat(admit, clock, lambda: policy_file.policy),
     )
     intake = Intake(
         inbox,

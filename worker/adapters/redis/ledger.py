@@ -12,7 +12,7 @@ import structlog
 from msgspec.structs import replace
 
 from worker.adapters.redis.connection import FAILURES, translate
-from worker.adapters.redis.records import decode_record, outcome_fields, routing_fields
+from worker.adapters.redis.records import decode_record, outcome_fields, routing_fields, runs_json
 from worker.adapters.redis.scripts import Args, Script, ScriptRunner
 from worker.core.instants import format_rfc3339
 from worker.core.keys import Keys
@@ -22,11 +22,13 @@ from worker.core.lifecycle import (
     Intended,
     JobAccepted,
     Progressed,
+    Repeated,
     ReplyPublished,
     StopOrdered,
     advance,
 )
-from worker.core.model import DEAD_LETTERED, LEDGER_VERSION, MessageKey, Phase, Record
+from worker.core.model import DEAD_LETTERED, LEDGER_VERSION, MessageKey, Phase, Progress, Record
+from worker.core.repeat import retrying_json
 from worker.core.reply import reply_fields
 from worker.errors import (
     DuplicateChild,
@@ -134,6 +136,8 @@ class RedisLedger:
             case StopOrdered(verdict):
                 answer = await self._owned(Script.ORDER_STOP, before, [verdict.value])
                 return replace(after, stopping=answer[1].decode())
+            case Repeated():
+                return await self._repeat(before, fact, after)
             case _:
                 # `Ended` is stored by `settle` alone: if this worker dies before, its taker finds out again.
                 pass
@@ -177,6 +181,16 @@ class RedisLedger:
         except FAILURES as error:
             raise translate(error) from error
         return decode_record(key, stored) if stored else None
+
+    async def _repeat(self, before: Record, fact: Repeated, after: Record) -> Record:
+        # About the run that ended, and so with its job.
+        reply = self._reply(before, Progress.RETRYING.value, data=retrying_json(fact))
+        runs = runs_json(after.runs)
+        args: Args = [before.attempt, runs, after.retry_at_ms, self._options.reply_maxlen, *reply]
+        answer = await self._owned(Script.REPEAT, before, args, reply_to=self._reply_key(before))
+        if answer[0] == b"cancelled":
+            return replace(before, cancel=True)
+        return replace(after, seq=int(answer[1]), retry_at_ms=int(answer[2]))
 
     async def _keep_child(self, before: Record, after: Record) -> Record:
         options = self._options

@@ -5,7 +5,9 @@ Knows nothing of Redis commands. The stored form has a version; a newer one is l
 
 from collections.abc import Sequence
 
-from worker.core.model import LEDGER_VERSION, MessageKey, Outcome, Phase, Record, Routing, Verdict
+import msgspec
+
+from worker.core.model import LEDGER_VERSION, MessageKey, Outcome, Phase, Record, Routing, Run, Verdict
 from worker.errors import RecordUnreadable
 
 
@@ -43,8 +45,14 @@ def outcome_fields(record: Record, reply_stream: str) -> list[str]:
         "namespace": record.routing.namespace,
         "child": record.job_id,
         "attempt": str(record.attempt),
+        "runs": runs_json(record.runs) if record.runs else "",
     }
     return [part for name, value in fields.items() if value for part in (name, value)]
+
+
+def runs_json(runs: Sequence[Run]) -> str:
+    """Runs that ended, as one field holds them."""
+    return msgspec.json.encode(runs).decode()
 
 
 def decode_record(key: MessageKey, flat: Sequence[bytes] | dict[bytes, bytes]) -> Record:
@@ -94,9 +102,15 @@ def decode_record(key: MessageKey, flat: Sequence[bytes] | dict[bytes, bytes]) -
         shown=text("shown"),
         stopping=text("stopping"),
         cancel=bool(text("cancel")),
+        runs=_runs(stored),
+        retry_at_ms=number("retry_at"),
         outcome=_outcome(stored),
         reply_id=text("reply_id"),
     )
+
+
+def _runs(stored: dict[str, str]) -> tuple[Run, ...]:
+    return msgspec.json.decode(stored["runs"], type=tuple[Run, ...]) if stored.get("runs") else ()
 
 
 def _outcome(stored: dict[str, str]) -> Outcome | None:

@@ -31,6 +31,7 @@ class Script(Enum):
     PUT_OFF = ("put_off", True)
     DISPATCHED = ("dispatched", False)
     PROGRESS = ("progress", True)
+    REPEAT = ("repeat", True)
     ORDER_STOP = ("order_stop", True)
     SETTLE = ("settle", False)
     BEAT = ("beat", False)

@@ -24,10 +24,11 @@ from worker.core.lifecycle import (
     Intended,
     JobAccepted,
     Progressed,
+    Repeated,
     StopOrdered,
     advance,
 )
-from worker.core.model import Outcome, Progress, Routing, Verdict
+from worker.core.model import Outcome, Progress, Routing, Run, Verdict
 from worker.errors import RedisUnsuitable
 from worker.ports import Admission, Clock
 
@@ -125,7 +126,9 @@ async def _rehearse(redis: Any, runner: ScriptRunner, keys: Keys, clock: Clock) 
     record = await first.keep(record, Intended(0))
     record = await first.keep(record, JobAccepted("selftest", "selftest", 0))
     record = await first.keep(record, Progressed(Progress.RUNNING, 0))
-    await first.keep(record, StopOrdered(Verdict.CANCELLED, 0))
+    record = await first.keep(record, StopOrdered(Verdict.TIMED_OUT, 0))
+    run = Run(record.attempt, record.job_id, Verdict.TIMED_OUT)
+    await first.keep(record, Repeated(run, 0))
     await inbox.mine()
     cancels = RedisCancels(redis, keys, block_ms=1)
     await cancels.open()

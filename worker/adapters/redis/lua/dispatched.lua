@@ -2,8 +2,15 @@
 -- KEYS: ledger, reply stream
 -- ARGV: owner, fence, attempt, dispatched job, evaluation, time, reply maxlen, reply fields
 -- Returns: {'ok', seq} | {'conflict', kept job} | {'fenced', ...}
-local known = redis.call('HMGET', KEYS[1], 'owner', 'fence', 'state', 'attempt', 'seq', 'child')
+local known = redis.call('HMGET', KEYS[1], 'owner', 'fence', 'state', 'attempt', 'seq', 'child', 'runs')
 local state, child = known[3], known[6]
+if known[7] and tonumber(ARGV[3]) < tonumber(known[4]) or state == 'received' and known[7] then
+  -- A run that was repeated since: this is its job, or one that came too late and is one too many.
+  if string.find(known[7], '"' .. ARGV[4] .. '"', 1, true) then
+    return {'fenced', known[1] or '', known[2] or '', state}
+  end
+  return {'conflict', ''}
+end
 if not state or (state ~= 'settled' and known[4] ~= ARGV[3]) then
   return {'fenced', known[1] or '', known[2] or '', state or ''}
 end

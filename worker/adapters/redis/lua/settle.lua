@@ -42,7 +42,7 @@ end
 redis.call('HSET', KEYS[2], 'state', 'settled', 'reply_id', reply_id, 'seq', integer(seq),
   'finished_at', integer(now_ms()), unpack(ledger))
 redis.call('HDEL', KEYS[2], 'owner', 'fence', 'shown', 'stopping', 'cancel', 'quarantine_until',
-  'placed_at')
+  'placed_at', 'retry_at')
 redis.call('ZREM', KEYS[5], KEYS[2])
 redis.call('PEXPIRE', KEYS[2], ARGV[7])
 redis.call('XACK', KEYS[1], group, id)
