@@ -64,8 +64,8 @@ class DispatchClient:
             prefix: the workers' `WORKER_PREFIX`.
             namespace: the workers' default Nomad namespace; only the scope of idempotency keys
                 depends on it.
-            idempotency_seconds: how long an idempotency key leads to its first message; must not be
-                shorter than the workers' ledger retention.
+            idempotency_seconds: how long an idempotency key leads to its first message while no worker
+                has read it; from then on, for as long as the workers' ledger remembers the message.
             poll_seconds: how often waiting callers ask the ledger, in case a reply was trimmed.
             claims: where payloads beyond 16 KiB are kept, for the job to fetch (see `worker.client.claims`);
                 None: such payloads are rejected.

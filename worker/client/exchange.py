@@ -6,7 +6,6 @@ Knows nothing of connections or event loops: generators yield what to do next an
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict, TypeVar
-from urllib.parse import quote
 from uuid import uuid4
 
 from redis.exceptions import NoScriptError
@@ -25,7 +24,8 @@ from worker.errors import RedisUnavailable, Then
 
 DEFAULT_PREFIX = "{dispatch}"
 IDEMPOTENCY_SECONDS = 7 * 24 * 3600.0
-"""How long a key leads to its first message: as long as the worker's ledger remembers by default."""
+"""How long a key leads to its first message before a worker reads it. From then on the worker sees to it that
+it does so for as long as the ledger remembers the message."""
 OWN_KEY_SECONDS = 600.0
 """The same for a call without a key: longer than any call may take."""
 LONGEST_SEND_SECONDS = 300.0
@@ -144,7 +144,8 @@ class Sender:
         nonce = uuid4().hex
         reply_stream = self.keys.reply_stream(reply_to)
         if request.idempotency_key:
-            marker = self.keys.idempotency(self._scope(request), quote(request.idempotency_key, safe=""))
+            namespace = request.namespace or self.namespace
+            marker = self.keys.idempotency_in(namespace, request.job, request.idempotency_key)
             retention_ms = int(self.idempotency_seconds * 1000)
         else:
             marker = self.keys.idempotency("once", nonce)
@@ -157,11 +158,6 @@ class Sender:
             retention_ms=retention_ms,
             fields=tuple(part for pair in fields.items() for part in pair),
         )
-
-    def _scope(self, request: Request) -> str:
-        # Nomad matches its own tokens within a namespace and a job. Quoted, neither can hold the
-        # "/" between them nor the ":" and braces of key names, so no two scopes share a key.
-        return f"{quote(request.namespace or self.namespace, safe='')}/{quote(request.job, safe='')}"
 
 
 class Patience:

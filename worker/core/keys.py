@@ -5,6 +5,7 @@ Knows nothing of what is stored under them.
 
 import re
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from worker.core.model import MessageKey
 
@@ -77,6 +78,12 @@ class Keys:
     def idempotency(self, producer: str, key: str) -> str:
         """String: the message that a producer's idempotency key first gave, as `<stream>:<id>:<nonce>`."""
         return f"{self.prefix}:idempotency:{producer}:{key}"
+
+    def idempotency_in(self, namespace: str, job: str, key: str) -> str:
+        """The same within a namespace and a job, as Nomad matches its own tokens."""
+        # Quoted, none can hold the "/" and ":" between them, nor braces: no two scopes share a name.
+        scope, name = "/".join(quote(part, safe="") for part in (namespace, job)), quote(key, safe="")
+        return self.idempotency(scope, name)
 
     def payload(self, digest: str) -> str:
         """String: a payload too large for Nomad, by its SHA-256 in hexadecimal; expires."""

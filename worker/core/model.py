@@ -90,6 +90,7 @@ class Routing(Struct, frozen=True):
     detach: bool = False
     timeout_seconds: float | None = None
     traceparent: str = ""
+    idempotency_key: str = ""
 
     @property
     def place(self) -> Place:

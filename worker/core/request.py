@@ -100,6 +100,7 @@ def routing_of(request: Request, limits: Limits) -> Routing:
         detach=request.detach,
         timeout_seconds=request.timeout_seconds,
         traceparent=request.traceparent,
+        idempotency_key=request.idempotency_key,
     )
 
 
@@ -119,6 +120,7 @@ def salvage_routing(fields: Mapping[bytes, bytes], limits: Limits) -> Routing:
         reply_to=limits.keys.reply_name(lenient(b"reply_to")) or "",
         correlation_id=lenient(b"correlation_id"),
         tenant=lenient(b"tenant"),
+        idempotency_key=lenient(b"idempotency_key"),
     )
 
 

@@ -4,6 +4,7 @@ Decides nothing: `lifecycle.advance` says what a fact means, the scripts whether
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -27,7 +28,7 @@ from worker.core.lifecycle import (
     StopOrdered,
     advance,
 )
-from worker.core.model import DEAD_LETTERED, LEDGER_VERSION, MessageKey, Phase, Progress, Record
+from worker.core.model import DEAD_LETTERED, LEDGER_VERSION, MessageKey, Phase, Progress, Record, Routing
 from worker.core.repeat import retrying_json
 from worker.core.reply import reply_fields
 from worker.errors import (
@@ -37,10 +38,14 @@ from worker.errors import (
     RecordGone,
     RecordUnreadable,
     RedisUnconfirmed,
+    WorkerError,
 )
 from worker.ports import Admission, Clock
 
 log = structlog.get_logger()
+
+LONGEST_OPEN_MS = 365 * 24 * 3600 * 1000
+"""The longest that a message may be remembered; none is open for longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,8 @@ class RedisLedger:
     async def admit(self, admission: Admission) -> Record | None:
         """See `ports.Ledger.admit`."""
         key, options = admission.key, self._options
+        # Before the ledger knows the message, so that its key never leads nowhere while the ledger does.
+        await self._keep_key(key, admission.routing, LONGEST_OPEN_MS)
         fresh = Record(key, Phase.RECEIVED, admission.token, admission.routing)
         ledger_fields = routing_fields(admission.token, admission.routing)
         args: Args = [
@@ -172,6 +179,9 @@ class RedisLedger:
             # The reply is out and may have been read: nothing but telling is left to do.
             options.on_unconfirmed()
             log.warning("ledger.settled_unconfirmed", stream=key.stream, message_id=key.id)
+        # Should this fail, the key is kept longer than it must be.
+        with suppress(WorkerError):
+            await self._keep_key(key, record.routing, options.retention_ms)
         return advance(record, ReplyPublished(reply_id=answer[1].decode()))
 
     async def recall(self, key: MessageKey) -> Record | None:
@@ -191,6 +201,12 @@ class RedisLedger:
         if answer[0] == b"cancelled":
             return replace(before, cancel=True)
         return replace(after, seq=int(answer[1]), retry_at_ms=int(answer[2]))
+
+    async def _keep_key(self, key: MessageKey, routing: Routing, milliseconds: int) -> None:
+        """Let the producer's key, where there is one, lead to this message for so long."""
+        if routing.idempotency_key:
+            name = self._keys.idempotency_in(routing.namespace, routing.job, routing.idempotency_key)
+            await self._runner.run(Script.KEEP_KEY, [name], [str(key), milliseconds])
 
     async def _keep_child(self, before: Record, after: Record) -> Record:
         options = self._options

@@ -24,6 +24,7 @@ def routing_fields(token: str, routing: Routing) -> list[str]:
         "detach": "1" if routing.detach else "",
         "timeout_seconds": "" if routing.timeout_seconds is None else f"{routing.timeout_seconds:g}",
         "traceparent": routing.traceparent,
+        "idempotency_key": routing.idempotency_key,
     }
     return [part for name, value in fields.items() if value or name == "token" for part in (name, value)]
 
@@ -87,6 +88,7 @@ def decode_record(key: MessageKey, flat: Sequence[bytes] | dict[bytes, bytes]) -
             detach=bool(text("detach")),
             timeout_seconds=float(stored["timeout_seconds"]) if "timeout_seconds" in stored else None,
             traceparent=text("traceparent"),
+            idempotency_key=text("idempotency_key"),
         ),
         fence=number("fence"),
         attempt=number("attempt"),

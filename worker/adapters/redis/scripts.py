@@ -40,6 +40,7 @@ class Script(Enum):
     RETIRE = ("retire", False)
     TRIM = ("trim", False)
     EXPIRE_DEAD = ("expire_dead", False)
+    KEEP_KEY = ("keep_key", False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,9 @@ async def _rehearse(redis: Any, runner: ScriptRunner, keys: Keys, clock: Clock) 
     await leases_of("first").beat()
     await redis.xadd(keys.stream("requests"), {"job": "selftest"})
     (entry,) = await inbox.read(1)
-    record = await first.admit(Admission(entry.key, entry.key.id, Routing(job="selftest")))
+    record = await first.admit(
+        Admission(entry.key, entry.key.id, Routing(job="selftest", idempotency_key="selftest"))
+    )
     if record is None:
         message = "an entry just read could not be admitted"
         raise RedisUnsuitable(message)
