@@ -14,7 +14,7 @@ BENCH   ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow bench bench-full lint format docs lock dist clean
+.PHONY: help demo test test-slow soak bench bench-full lint format docs lock dist clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ test: lint ## Set up, then check style and types and run all tests
 
 test-slow: $(STAMP) ## Set up, then run the tests that take minutes
 	$(BIN)/pytest -m slow $(PYTEST)
+
+soak: $(STAMP) ## Break everything while 10,000 messages flow (SEED, MESSAGES, SEEDS in a row, TOPOLOGY=sentinel)
+	$(BIN)/python -m tests.soak
 
 bench: $(STAMP) ## Set up, then measure for some two minutes (one alone: make bench BENCH=end_to_end)
 	$(BIN)/python -m benchmarks $(BENCH)

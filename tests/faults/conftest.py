@@ -32,7 +32,8 @@ async def patient_world(tmp_path: Path) -> AsyncIterator[Fleet]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """These kill, pause and cut off whole processes: minutes of waiting, run by `make test-slow`."""
+    """Whole processes are killed, paused, cut off: by `make test-slow`, but for those marked `telling`."""
     for item in items:
-        if "faults" in item.path.parent.name:
+        is_process = item.get_closest_marker("processes") is not None
+        if "faults" in item.path.parent.name and is_process and item.get_closest_marker("telling") is None:
             item.add_marker(pytest.mark.slow)

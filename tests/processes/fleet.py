@@ -21,6 +21,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 
 from worker.core.keys import Keys
+from worker.core.model import MessageKey
 from worker.core.reply import Reply, decode_reply
 from worker.dev.embedded_redis import EmbeddedRedis
 from worker.dev.simulator import Simulator
@@ -120,9 +121,16 @@ class Fleet:
     """What the workers are given as REDIS_URL."""
     folder: Path
     environment: Mapping[str, str]
+    keys: Keys = KEYS
+    """Those of the workers' prefix."""
     workers: list[WorkerProcess] = field(default_factory=list)
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     embedded: EmbeddedRedis | None = None
+
+    @property
+    def stream(self) -> str:
+        """The request stream's key."""
+        return self.keys.stream("requests")
 
     @property
     def server(self) -> EmbeddedRedis:
@@ -148,6 +156,7 @@ class Fleet:
             "REDIS_URL": self.url,
             "NOMAD_ADDR": self.nomad.address,
             "WORKER_NAME": name,
+            "WORKER_PREFIX": self.keys.prefix,
             "WORKER_HTTP_ADDR": f"127.0.0.1:{port}",
             **self.environment,
             **settings,
@@ -170,12 +179,12 @@ class Fleet:
 
     async def send(self, **fields: str | bytes) -> str:
         """Add one request; returns its message ID."""
-        message_id: bytes = await self.redis.xadd(STREAM, dict(fields))
+        message_id: bytes = await self.redis.xadd(self.stream, dict(fields))
         return message_id.decode()
 
     async def replies(self) -> list[Reply]:
         """All replies so far."""
-        entries = await self.redis.xrange(KEYS.replies)
+        entries = await self.redis.xrange(self.keys.replies)
         return [decode_reply(fields, entry_id.decode()) for entry_id, fields in entries]
 
     async def finals(self) -> list[Reply]:
@@ -207,7 +216,7 @@ class Fleet:
 
     async def owner(self, message_id: str) -> str:
         """Which worker holds a message."""
-        owner = await self.redis.hget(f"{{dispatch}}:message:requests:{message_id}", "owner")
+        owner = await self.redis.hget(self.keys.message(MessageKey("requests", message_id)), "owner")
         return owner.decode() if owner else ""
 
     async def owned_by_other(self, message_id: str, than: str, seconds: float = 15) -> float:
@@ -220,7 +229,7 @@ class Fleet:
 
     async def pending(self) -> int:
         """Entries given to workers and not settled."""
-        return int((await self.redis.xpending(STREAM, "workers"))["pending"])
+        return int((await self.redis.xpending(self.stream, "workers"))["pending"])
 
     def children_by_token(self) -> Counter[str]:
         """How many jobs Nomad made for each token, by its own record."""
@@ -262,10 +271,15 @@ async def free_port() -> int:
 
 @asynccontextmanager
 async def crew(
-    nomad: Simulator, redis: Any, url: str, folder: Path, environment: Mapping[str, str]
+    nomad: Simulator,
+    redis: Any,
+    url: str,
+    folder: Path,
+    environment: Mapping[str, str],
+    keys: Keys = KEYS,
 ) -> AsyncIterator[Fleet]:
     """A fleet on a Redis and a Nomad that are there already; its workers are killed at the end."""
-    made = Fleet(nomad, redis, url, folder, environment)
+    made = Fleet(nomad, redis, url, folder, environment, keys)
     try:
         yield made
     finally:

@@ -50,7 +50,10 @@ class Bench:
         self.redis: Any = connect(self._options, Purpose.OPS)
         self._workers: list[Worker] = []
 
-    async def worker(self, name: str, *, beats: bool = True, lease_ms: int = LEASE_MS) -> Worker:
+    async def worker(
+        self, name: str, *, beats: bool = True, steady: bool = True, lease_ms: int = LEASE_MS
+    ) -> Worker:
+        """One that has kept its lease for long, unless it is not to be `steady`."""
         runner = ScriptRunner(self.redis)
         inbox = RedisInbox(
             self.redis, self.redis, KEYS, streams={"requests": 1}, group="workers", consumer=name, block_ms=10
@@ -81,6 +84,8 @@ class Bench:
         await inbox.prepare()
         if beats:
             await leases.beat()
+        if steady:
+            await self.redis.hset(KEYS.worker(name), "steady_since", 1)
         worker = Worker(name, ledger, leases, inbox, runner)
         self._workers.append(worker)
         return worker

@@ -87,6 +87,56 @@ async def test_a_worker_that_woke_up_in_time_keeps_its_messages(bench: Bench) ->
     assert await taker.leases.take(seen, 10) == []
 
 
+async def test_who_has_not_kept_a_lease_for_a_whole_one_takes_only_what_was_released(bench: Bench) -> None:
+    silent, leaver = await bench.worker("a"), await bench.worker("b")
+    newcomer = await bench.worker("c", steady=False)
+    keys = [await bench.request(), await bench.request()]
+    for worker in (silent, leaver):
+        (entry,) = await worker.reads(1)
+        await worker.admits(entry.key)
+    await bench.dies(silent)
+    await leaver.leases.release()
+
+    seen = {dead.name: dead for dead in await newcomer.leases.dead()}
+    refused = await newcomer.leases.take(seen["a"], 10)
+    released = await newcomer.leases.take(seen["b"], 10)
+    await bench.redis.hset(KEYS.worker("c"), "steady_since", 1)
+
+    assert refused == []
+    assert [record.key for record in released] == [keys[1]]
+    assert [record.key for record in await newcomer.leases.take(seen["a"], 10)] == [keys[0]]
+
+
+async def test_on_a_server_that_missed_beats_nobody_is_steady_and_nobody_takes_from_itself(
+    bench: Bench,
+) -> None:
+    # As a replica looks that was cut off from its primary before it was promoted.
+    a, b = await bench.worker("a"), await bench.worker("b")
+    await bench.request()
+    await a.reads()
+    for worker in (a, b):
+        await bench.dies(worker)
+        await bench.redis.hset(KEYS.worker(worker.name), "seen_at", 1)
+
+    own = await a.leases.dead()
+    (seen,) = await b.leases.dead()
+    before_any_beat = await b.leases.take(seen, 10)
+    await b.leases.beat()
+    after_one_beat = await b.leases.take(seen, 10)
+
+    assert own == []
+    assert before_any_beat == after_one_beat == []
+
+
+async def test_a_lease_kept_without_a_gap_stays_as_old_as_it_is(bench: Bench) -> None:
+    worker = await bench.worker("a", steady=False)
+    since = await bench.redis.hget(KEYS.worker("a"), "steady_since")
+
+    await worker.leases.beat()
+
+    assert await bench.redis.hget(KEYS.worker("a"), "steady_since") == since
+
+
 async def test_a_deleted_entry_stays_findable_until_its_message_is_settled(bench: Bench) -> None:
     first, second, third = await bench.worker("a"), await bench.worker("b"), await bench.worker("c")
     key = await bench.request()

@@ -58,7 +58,16 @@ READER_CONNECTIONS = 64
 READER_SLACK_SECONDS = 4.0
 """Some servers restart BLOCK when a reader is woken without data: its socket must wait longer."""
 
-__all__ = ["FAILURES", "Purpose", "RedisOptions", "connect", "connect_sync", "mask", "translate"]
+__all__ = [
+    "FAILURES",
+    "Purpose",
+    "RedisOptions",
+    "connect",
+    "connect_sync",
+    "mask",
+    "server_time_ms",
+    "translate",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +276,16 @@ def _sentinel_settings(settings: dict[str, Any], target: Target) -> dict[str, An
 
 def _path_text(path: Path | None) -> str | None:
     return None if path is None else str(path)
+
+
+async def server_time_ms(client: Any, key: str) -> int:
+    """Unix milliseconds on the clock of the server that has a key; a cluster's nodes need not agree."""
+    where = {}
+    if isinstance(client, redis.asyncio.RedisCluster):
+        await client.initialize()
+        where = {"target_nodes": client.get_node_from_key(key)}
+    seconds, microseconds = await client.time(**where)
+    return int(seconds) * 1000 + int(microseconds) // 1000
 
 
 # Failures -----------------------------------------------------------------------------------------

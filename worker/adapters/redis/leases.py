@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from worker.adapters.redis.connection import FAILURES, translate
+from worker.adapters.redis.connection import FAILURES, server_time_ms, translate
 from worker.adapters.redis.records import decode_record
 from worker.adapters.redis.scripts import Script, ScriptRunner
 from worker.core.keys import Keys
@@ -73,7 +73,7 @@ class RedisLeases:
                 )
                 for stream in self._options.streams
                 for name in await self._holders(stream)
-                if name not in alive
+                if name not in alive and name != self._options.worker
             ]
         except FAILURES as error:
             named = translate(error)
@@ -91,10 +91,14 @@ class RedisLeases:
         answer = await self._runner.run(
             Script.TAKE,
             [
-                *(self._keys.stream(stream), self._keys.workers, self._keys.worker(dead.name)),
+                *(self._keys.stream(stream), self._keys.workers),
+                *(self._keys.worker(dead.name), self._keys.worker(options.worker)),
                 *(self._keys.message(key) for key in keys),
             ],
-            [*(options.group, options.worker, dead.name, LEDGER_VERSION), *(key.id for key in keys)],
+            [
+                *(options.group, options.worker, dead.name, LEDGER_VERSION, options.lease_ms),
+                *(key.id for key in keys),
+            ],
         )
         if answer[0] != b"ok":
             return []
@@ -139,8 +143,7 @@ class RedisLeases:
         return [self._keys.workers, self._keys.worker(self._options.worker)]
 
     async def _alive(self) -> set[str]:
-        seconds, microseconds = await self._ops.time()
-        now_ms = seconds * 1000 + microseconds // 1000
+        now_ms = await server_time_ms(self._ops, self._keys.workers)
         members = await self._ops.zrangebyscore(self._keys.workers, f"({now_ms}", "+inf")
         return {member.decode() for member in members}
 

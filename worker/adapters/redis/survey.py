@@ -9,7 +9,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from worker.adapters.redis.connection import FAILURES, translate
+from worker.adapters.redis.connection import FAILURES, server_time_ms, translate
 from worker.core.backlog import Backlog, StreamBacklog
 from worker.core.instants import entry_time_ms
 from worker.core.keys import Keys
@@ -69,8 +69,7 @@ class RedisSurvey:
             raise translate(error) from error
 
     async def _now_ms(self) -> int:
-        seconds, microseconds = await self._ops.time()
-        return int(seconds * 1000 + microseconds // 1000)
+        return await server_time_ms(self._ops, self._keys.workers)
 
     async def _about(self, name: str) -> dict[str, str]:
         stored = await self._ops.hgetall(self._keys.worker(name))

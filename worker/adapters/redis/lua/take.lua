@@ -1,13 +1,21 @@
 -- TAKE: become the owner of messages of a worker whose lease is over.
--- KEYS: request stream, workers, dead worker, one ledger per entry ID
--- ARGV: group, taker, dead worker's name, ledger version, entry IDs
--- Returns: {'alive'} | {'ok', {entry ID, ledger...}...}
+-- KEYS: request stream, workers, dead worker, taker, one ledger per entry ID
+-- ARGV: group, taker's name, dead worker's name, ledger version, lease milliseconds, entry IDs
+-- Returns: {'alive'} | {'unsteady'} | {'ok', {entry ID, ledger...}...}
 local group, taker, dead, version = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 if not lease_over(KEYS[2], dead) then return {'alive'} end
 local died = redis.call('HGET', KEYS[3], 'released') and 0 or 1
+if died == 1 then
+  -- After an outage or a failover every lease looks over here. Who has not kept one on this very server for a
+  -- whole lease cannot know that the others do not come back too.
+  local since = redis.call('HGET', KEYS[4], 'steady_since')
+  if lease_over(KEYS[2], taker) or not since or now_ms() - tonumber(since) < tonumber(ARGV[5]) then
+    return {'unsteady'}
+  end
+end
 
 local taken = {'ok'}
-for i = 5, #ARGV do
+for i = 6, #ARGV do
   local id, ledger = ARGV[i], KEYS[i - 1]
   local known = redis.call('HMGET', ledger, 'v', 'state', 'owner')
   local state, owner = known[2], known[3]
