@@ -17,6 +17,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from worker.adapters.nomad.client import NomadClient
+from worker.adapters.redis import leases, ledger, records
 from worker.adapters.redis.inbox import RedisInbox
 from worker.adapters.redis.leases import RedisLeases
 from worker.adapters.redis.ledger import RedisLedger
@@ -117,7 +118,15 @@ def skew(seconds: float) -> None:
     time.time = lambda: true_time() + seconds
 
 
+def be_of_version(version: int) -> None:
+    """Write and understand ledgers of another version only, as a worker of another release does."""
+    for module in (ledger, leases, records):
+        module.LEDGER_VERSION = version  # type: ignore[attr-defined]
+
+
 if __name__ == "__main__":
+    if version := os.environ.get("FAULT_LEDGER_VERSION"):
+        be_of_version(int(version))
     skew(float(os.environ.get("FAULT_CLOCK_SKEW_SECONDS", "0")))
     put_in([Step(**step) for step in json.loads(os.environ.get("FAULT_PLAN", "[]"))])
     raise SystemExit(app.run(load()))

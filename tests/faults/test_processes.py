@@ -2,13 +2,16 @@
 
 import asyncio
 import json
+import os
+import sys
 
 import httpx
 import pytest
 
 from tests.faults.checker import all_is_well
 from tests.faults.planned import DEAF, PROGRAM, start_with, step
-from tests.processes.fleet import KEYS, STREAM, Fleet, WorkerProcess, until
+from tests.processes.fleet import KEYS, ROOT, STREAM, Fleet, WorkerProcess, until
+from tests.processes.jobs import scripted
 from worker.core.model import MessageKey
 
 pytestmark = [pytest.mark.anyio, pytest.mark.processes]
@@ -127,6 +130,67 @@ async def test_F45_a_ledger_of_a_newer_worker_is_left_alone_and_an_unknown_messa
     ] == [newer]
     assert worker.running
     assert await world.redis.xlen(KEYS.dead) == 1
+
+
+async def test_F45_workers_of_two_releases_on_one_group_each_finish_what_is_theirs(world: Fleet) -> None:
+    old = await world.start()
+    olds = await world.holds()
+    new = await world.start(program=PROGRAM, FAULT_LEDGER_VERSION="2")
+    sent = [await world.send(job="render") for _ in range(40)]
+    await world.all_final(sent, 30)
+    by = {final.worker for final in await world.finals()}
+
+    old.kill()
+    await asyncio.sleep(7)  # more than a lease: the new one would have taken it by now
+    left_alone = await world.owner(olds) == old.name
+    await world.start()
+    await world.owned_by_other(olds, old.name)
+    world.release()
+    final = await world.final(olds)
+
+    assert left_alone
+    assert by == {old.name, new.name}
+    assert (final.verdict, final.worker) == ("succeeded", "w3")
+    assert new.running
+    await all_is_well(world, dict.fromkeys([olds, *sent], 0))
+
+
+async def test_F22_requests_sent_before_any_worker_ever_ran_are_served(world: Fleet) -> None:
+    sent = [await world.send(job="render") for _ in range(5)]
+
+    await world.start()
+    await world.all_final(sent, 20)
+
+    await all_is_well(world, dict.fromkeys(sent, 0))
+
+
+async def test_F49_a_requeued_letter_truly_runs_although_nomad_has_a_job_with_the_old_token(
+    world: Fleet,
+) -> None:
+    await world.start()
+    buried = await world.send(job="missing", payload=b"the work", correlation_id="order-9")
+    assert (await world.final(buried)).verdict == "rejected"
+    world.nomad.register(scripted("missing"))
+    old = world.nomad.dispatch("missing", token=buried)
+
+    done = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "worker", "dlq", "requeue", "--all"),
+        env={"PATH": os.environ["PATH"], "REDIS_URL": world.url},
+        cwd=ROOT,
+    )
+    assert await done.wait() == 0
+    await until(lambda: _finals_are(world, 2), 20, "the requeued letter is answered")
+
+    (again,) = [final for final in await world.finals() if final.id != buried]
+    ((_, request),) = await world.redis.xrange(STREAM, again.id, again.id)
+    assert (again.verdict, again.correlation_id) == ("succeeded", "order-9")
+    assert again.dispatched_job_id not in {"", old.job_id}
+    assert request[b"replay_of"] == f"requests:{buried}".encode()
+    assert await world.redis.xlen(KEYS.dead) == 0
+
+
+async def _finals_are(world: Fleet, number: int) -> bool:
+    return len(await world.finals()) == number
 
 
 async def test_F50_a_flood_in_one_stream_does_not_keep_another_waiting(world: Fleet) -> None:

@@ -201,21 +201,27 @@ async def _holds_nothing(worker: WorkerProcess) -> bool:
     return await worker.metric("in_flight") == 0
 
 
-@pytest.mark.parametrize("fault", ["F15_c27_maxmemory", "F15_c28_noreplicas"])
+@pytest.mark.parametrize("fault", ["F15_c27_maxmemory", "F15_c28_noreplicas", "F15_readonly"])
 async def test_a_redis_that_refuses_writes_delays_finals_and_loses_none(world: Fleet, fault: str) -> None:
     worker = await world.start()
     held = await world.holds()
-    name, value, code = {
-        "F15_c27_maxmemory": ("maxmemory", "1", "redis.out_of_memory"),
-        "F15_c28_noreplicas": ("min-replicas-to-write", "1", "redis.not_writable"),
+    refuse, relent, code = {
+        "F15_c27_maxmemory": ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0", "redis.out_of_memory"),
+        "F15_c28_noreplicas": (
+            "CONFIG SET min-replicas-to-write 1",
+            "CONFIG SET min-replicas-to-write 0",
+            "redis.not_writable",
+        ),
+        # Of a primary that is not there: it keeps its data, and takes no writes.
+        "F15_readonly": ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE", "redis.not_writable"),
     }[fault]
 
-    await world.redis.config_set(name, value)
+    await world.redis.execute_command(*refuse.split())
     world.release()
     await until(lambda: _retried(worker, code), 15, "the refused write is counted by its name")
     await until(lambda: is_unready(worker, "redis"), 15, "it says that it is not ready")
     before = len(await world.finals())
-    await world.redis.config_set(name, "0")
+    await world.redis.execute_command(*relent.split())
     final = await world.final(held)
 
     assert before == 0

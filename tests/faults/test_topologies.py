@@ -232,7 +232,7 @@ async def test_c28_an_intent_that_no_replica_confirms_is_not_dispatched(tmp_path
             # The final reply of what ran is not held back, only told of.
             assert final.verdict == "succeeded"
             assert told_within >= 0
-            assert await worker.metric("redis_errors_total", code="redis.not_confirmed") >= 1
+            assert await worker.metric("redis_errors_total", kind="redis.not_confirmed") >= 1
             assert during == jobs
             assert (await world.final(waiting)).verdict == "succeeded"
             assert len(world.dispatched()) == jobs + 1

@@ -89,10 +89,10 @@ class WorkerProcess:
         lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
         return [line for line in lines if line.get("event") == event]
 
-    async def get(self, path: str) -> httpx.Response:
+    async def get(self, path: str, **headers: str) -> httpx.Response:
         """Ask its own HTTP server."""
         async with httpx.AsyncClient() as http:
-            return await http.get(f"{self.http}{path}", timeout=5)
+            return await http.get(f"{self.http}{path}", timeout=5, headers=headers)
 
     async def metric(self, name: str, **labels: str) -> float:
         """The sum over a metric's samples with these labels; 0 where there is none."""
