@@ -293,6 +293,7 @@ def test_secrets_are_shown_nowhere() -> None:
     "environment",
     [
         {"NOMAD_ADDR": f"http://user:{CANARY}@h"},
+        {"NOMAD_ADDR": f"user:{CANARY}@h"},
         {"REDIS_URL": CANARY},
         {"REDIS_URL": f"redis://:{CANARY}@h:port"},
         {"NOMAD_TOKEN_FILE": CANARY},

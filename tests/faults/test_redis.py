@@ -201,19 +201,21 @@ async def _holds_nothing(worker: WorkerProcess) -> bool:
     return await worker.metric("in_flight") == 0
 
 
-@pytest.mark.parametrize("fault", ["F15_c27_maxmemory", "F15_c28_noreplicas", "F15_readonly"])
-async def test_a_redis_that_refuses_writes_delays_finals_and_loses_none(world: Fleet, fault: str) -> None:
+@pytest.mark.parametrize("fault", ["maxmemory", "noreplicas", "readonly"])
+async def test_F15_c27_c28_a_redis_that_refuses_writes_delays_finals_and_loses_none(
+    world: Fleet, fault: str
+) -> None:
     worker = await world.start()
     held = await world.holds()
     refuse, relent, code = {
-        "F15_c27_maxmemory": ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0", "redis.out_of_memory"),
-        "F15_c28_noreplicas": (
+        "maxmemory": ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0", "redis.out_of_memory"),
+        "noreplicas": (
             "CONFIG SET min-replicas-to-write 1",
             "CONFIG SET min-replicas-to-write 0",
             "redis.not_writable",
         ),
         # Of a primary that is not there: it keeps its data, and takes no writes.
-        "F15_readonly": ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE", "redis.not_writable"),
+        "readonly": ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE", "redis.not_writable"),
     }[fault]
 
     await world.redis.execute_command(*refuse.split())

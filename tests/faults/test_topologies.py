@@ -109,7 +109,7 @@ async def test_F13_c17_a_failover_while_messages_flow_loses_and_doubles_nothing(
         await all_is_well(world, dict.fromkeys([held_id, *sent], 0))
 
 
-async def test_F13_a_failover_that_loses_what_was_done_with_a_message_dispatches_it_no_second_time(
+async def test_F13_c20_a_failover_that_loses_what_was_done_dispatches_nothing_a_second_time(
     pair: Pair, tmp_path: Path
 ) -> None:
     async with world_on(pair.url, tmp_path) as world:

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
-from worker.core.redact import without_userinfo
+from worker.core.redact import MASK, without_userinfo
 from worker.errors import SettingsInvalid
 from worker.settings.checks import CHECKS
 from worker.settings.model import Settings
@@ -71,6 +71,9 @@ def _problem(name: str, message: str, kind: str, text: str) -> str:
 
 def _masked(text: str) -> str:
     masked = without_userinfo(text)
+    if "://" not in masked and "@" in masked:
+        # An address whose scheme was forgotten still holds its password.
+        masked = f"{MASK}@{masked.rpartition('@')[2]}"
     return masked if len(masked) <= _SHOWN_LENGTH else f"{masked[:_SHOWN_LENGTH]}..."
 
 

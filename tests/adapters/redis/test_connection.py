@@ -92,6 +92,8 @@ def test_a_url_is_taken_apart(url: str, expected: Target) -> None:
         ("redis+sentinel://u:s3cret@h", "name the service"),
         ("redis+sentinel://h/s/0/1", "name the service"),
         ("redis+cluster://h/1", "database"),
+        ("s3cret", "must begin with"),
+        ("u:s3cret@h", "must begin with"),
     ],
 )
 def test_a_wrong_url_is_named_without_its_secret(url: str, fault: str) -> None:

@@ -49,6 +49,8 @@ class Target:
 
 def mask(url: str) -> str:
     """The URL with user and password replaced, for logs and messages."""
+    if "://" not in url:
+        return "***"  # no URL: perhaps the password itself, put into the wrong variable
     # Greedy up to the last "@": rather too much than half a password.
     return re.sub(r"^([A-Za-z][\w+.-]*://)?.*@", r"\1***@", url, flags=re.DOTALL)
 
