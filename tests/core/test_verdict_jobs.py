@@ -1,5 +1,6 @@
 """What becomes of a job: several instances, stops, deletion, retries, and what is not certain yet."""
 
+import msgspec
 import pytest
 
 from tests.core.stories import (
@@ -18,7 +19,7 @@ from tests.core.stories import (
     snapshot,
 )
 from worker.core.model import Outcome, Verdict
-from worker.core.observed import AllocMetric, Snapshot
+from worker.core.observed import AllocMetric, DesiredTransition, Snapshot
 from worker.core.verdict import PRIORITY, Final, Ongoing, judge
 
 FULL = AllocMetric(nodes_evaluated=1, nodes_exhausted=1, dimension_exhausted={"memory": 1})
@@ -269,6 +270,9 @@ def test_an_operators_stop_of_one_allocation_is_no_drain_though_nomad_calls_it_m
     by_hand = [evaluation(), evaluation("alloc-stop", created=15)]
 
     assert outcome(snapshot(job("dead"), drained, by_hand)).verdict is Verdict.STOPPED
+    marked = DesiredTransition(migrate=True, migrate_disable_placement=True)
+    certain = [msgspec.structs.replace(drained[0], desired_transition=marked)]
+    assert outcome(snapshot(job("dead"), certain, by_hand)).verdict is Verdict.DRAINED
     both = [*by_hand, evaluation("node-drain", created=16)]
     assert outcome(snapshot(job("dead"), drained, both)).verdict is Verdict.DRAINED
 

@@ -163,6 +163,23 @@ async def test_f39_both_copies_of_a_lost_nodes_work_are_told_of_in_one_verdict(
     assert [reply.type for reply in await here.finals(message)] == ["result"]
 
 
+async def test_f38_a_sysbatch_job_is_drained_though_nomad_words_it_otherwise(
+    here: Stage, ground: Ground
+) -> None:
+    harmful(ground)
+    async with ground.victim() as node:
+        name = await put(ground, group(shell(STUBBORN), ReschedulePolicy=None), node=node, Type="sysbatch")
+
+        message = await here.send(name)
+        await message.said("running")
+        await ground.drain(node)
+        final = await message.final()
+
+    assert (final.verdict, final.exit_code) == ("drained", 137), final.error_message
+    (one,) = final.data["allocations"]
+    assert one["desired_description"] == "alloc not needed as node is tainted"
+
+
 @pytest.mark.parametrize(("kind", "verdict"), [("batch", "succeeded"), ("sysbatch", "preempted")])
 async def test_f40_preempted_work_is_followed_to_its_replacement_if_there_is_one(
     here: Stage, ground: Ground, kind: str, verdict: str

@@ -127,7 +127,8 @@ def ending_of(allocation: Allocation, group: TaskGroup | None, *, stopped_by_han
         allocation: one that was not replaced.
         group: its group as the job specifies it. None: not known; then every task counts as a main task,
             save those that Nomad ended because the main tasks were done.
-        stopped_by_hand: what Nomad calls `migrated` was an operator's `alloc stop` and no drain.
+        stopped_by_hand: what Nomad calls `migrated` was an operator's `alloc stop` and no drain, unless the
+            allocation bears the drainer's own mark.
     """
     terminal = allocation.client_status in TERMINAL
     ends = task_ends(allocation)
@@ -239,6 +240,8 @@ def _ended_from_outside(allocation: Allocation, *, stopped_by_hand: bool) -> Ver
     if "lost" in wanted:
         return Verdict.LOST
     transition = allocation.desired_transition
+    if transition is not None and transition.migrate_disable_placement:
+        return Verdict.DRAINED
     # "alloc is being migrated"; of a sysbatch job, "alloc not needed as node is tainted".
     moved = "migrated" in wanted or "tainted" in wanted
     if moved or (transition is not None and transition.migrate):

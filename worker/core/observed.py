@@ -140,6 +140,8 @@ class DesiredTransition(Observed, frozen=True):
     """What the servers still want of an allocation."""
 
     migrate: bool | None = None
+    migrate_disable_placement: bool | None = None
+    """The drainer's mark on a batch allocation: it is to go, and nothing is to take its place."""
     reschedule: bool | None = None
     force_reschedule: bool | None = None
 

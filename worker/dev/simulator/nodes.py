@@ -149,9 +149,11 @@ def evict(state: State, node: Node, now: int) -> None:
     if live:
         write = state.write("AllocationUpdateDesiredStatus", now)
         for alloc in live:
-            alloc.desired_transition = DesiredTransition(migrate=True, migrate_disable_placement=True)
+            job = state.jobs[alloc.namespace, alloc.job_id]
+            stays = True if job.spec.type == "batch" else None
+            alloc.desired_transition = DesiredTransition(migrate=True, migrate_disable_placement=stays)
             write.alloc(alloc)
-            _drain_evaluation(state, state.jobs[alloc.namespace, alloc.job_id], write, evaluations)
+            _drain_evaluation(state, job, write, evaluations)
         for evaluation in evaluations.values():
             write.evaluation(evaluation)
         write.done(statuses=False)

@@ -18,6 +18,8 @@ from worker.dev.simulator.records import (
 from worker.dev.simulator.state import Node, State
 
 MIGRATED = "alloc is being migrated"
+NODE_TAINTED = "alloc not needed as node is tainted"
+"""The same, of a sysbatch job."""
 LOST = "alloc is lost since its node is down"
 NOT_NEEDED = "alloc not needed due to job update"
 RECONNECTED = "alloc not needed due to disconnected client reconnect"
@@ -89,7 +91,7 @@ def _reconcile_nodes(state: State, job: Job, group: Group, decisions: Decisions)
             decisions.lost.add(alloc.id)
             counts["Stop"] += 1
         elif _migrates(alloc):
-            decisions.stops.append((alloc, MIGRATED))
+            decisions.stops.append((alloc, NODE_TAINTED))
             counts["Stop"] += 1
         else:
             counts["Ignore"] += 1
