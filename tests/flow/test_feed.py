@@ -8,9 +8,9 @@ import pytest
 from tests.flow.world import FakeNomad, HandClock, settle
 from worker.core.frames import HEARTBEAT, Frame
 from worker.core.model import Place
-from worker.core.observed import Job
+from worker.core.observed import Job, TaskGroup
 from worker.errors import FeedLost, FeedRefused, NomadUnavailable, WorkerError
-from worker.flow.children import EARLY_SECONDS, Children
+from worker.flow.children import EARLY_SECONDS, Bell, Children
 from worker.flow.feed import Feed
 from worker.flow.instruments import NoInstruments
 
@@ -145,3 +145,42 @@ async def test_early_events_are_kept_for_a_while_and_not_for_ever() -> None:
     assert forgotten.snapshot.job is None
     assert kept.snapshot.job is not None
     await settle()
+
+
+async def test_children_of_one_job_share_its_groups_until_the_job_is_changed() -> None:
+    world = World(StreamingNomad())
+
+    def told(number: int, count: int) -> list[TaskGroup] | None:
+        job_id = f"render/dispatch-1-{number}"
+        child = world.children.add(PLACE, "render", job_id)
+        groups = [TaskGroup(name="g", count=count)]
+        job = Job(id=job_id, parent_id="render", task_groups=groups, modify_index=number)
+        world.children.apply(PLACE, Frame(number, jobs=(job,)))
+        assert child.snapshot.job is not None
+        assert child.snapshot.job.task_groups == groups
+        return child.snapshot.job.task_groups
+
+    first, second, third = told(1, 1), told(2, 1), told(3, 5)
+
+    assert first is second is not third
+
+
+async def test_a_bell_wakes_its_waiter_once_and_does_not_keep_it() -> None:
+    bell = Bell()
+    waiting = asyncio.create_task(bell.wait())
+    await settle()
+    assert not waiting.done()
+
+    bell.set()
+    bell.set()
+    await waiting
+    await bell.wait()
+    bell.clear()
+    cancelled = asyncio.create_task(bell.wait())
+    await settle()
+    cancelled.cancel()
+    await settle()
+    bell.set()
+
+    assert cancelled.cancelled()
+    assert bell.is_set()

@@ -12,7 +12,7 @@ from worker.core.lifecycle import Ended, Fact, Progressed, StopOrdered, advance
 from worker.core.model import Phase, Place, Progress, Verdict
 from worker.core.observed import Allocation, Job, Snapshot, Task, TaskEvent, TaskGroup, TaskState
 from worker.errors import NomadDenied
-from worker.flow.children import Children
+from worker.flow.children import Bell, Children
 from worker.flow.feed import Feed
 from worker.flow.instruments import NoInstruments
 from worker.flow.message import Message
@@ -385,17 +385,15 @@ async def test_waiting_costs_no_turns_of_the_loop(monkeypatch: pytest.MonkeyPatc
     world.nomad.shows = whole(RUNNING)
     task = world.begin()
     await settle()
-    child = world.children.get(PLACE, CHILD)
-    assert child is not None
     turns = 0
-    original = child.changed.wait
+    original = Bell.wait
 
-    async def counted() -> bool:
+    async def counted(bell: Bell) -> None:
         nonlocal turns
         turns += 1
-        return await original()
+        await original(bell)
 
-    monkeypatch.setattr(child.changed, "wait", counted)
+    monkeypatch.setattr(Bell, "wait", counted)
     dead = msgspec.structs.replace(job("dead", 9), stop=True)
     world.children.apply(PLACE, Frame(9, jobs=(dead,)))
     for _ in range(10):

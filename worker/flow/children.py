@@ -8,16 +8,53 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from worker.core.frames import Frame
 from worker.core.gather import merge
 from worker.core.model import Place
-from worker.core.observed import Allocation, Evaluation, Job, Snapshot
+from worker.core.observed import Allocation, Evaluation, Job, Snapshot, TaskGroup
 from worker.ports import Clock
 
 EARLY_SECONDS = 10.0
 """How long events wait for the dispatch's answer, which they can overtake."""
 EARLY_LIMIT = 10_000
+GROUPS_KEPT = 200
 NEVER = float("inf")
+
+
+class Bell:
+    """An `asyncio.Event` for one waiter, in a seventh of its memory: every job in flight has one."""
+
+    __slots__ = ("_rung", "_waiter")
+
+    def __init__(self) -> None:
+        self._rung = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def is_set(self) -> bool:
+        """Whether it was set since it was cleared."""
+        return self._rung
+
+    def set(self) -> None:
+        """Wake the waiter, now or as soon as it waits."""
+        self._rung = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def clear(self) -> None:
+        """Let the next wait wait."""
+        self._rung = False
+
+    async def wait(self) -> None:
+        """Return once it is set."""
+        if self._rung:
+            return
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
 
 
 @dataclass(slots=True)
@@ -38,7 +75,7 @@ class Child:
     """Monotonic seconds at which it is to be read from the API."""
     reads: int = 0
     """Reads in a row that told nothing new."""
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    changed: Bell = field(default_factory=Bell)
     ending_since: float = NEVER
     """Monotonic seconds since when the job is stopped or dead and its tasks may still be ending."""
 
@@ -69,6 +106,8 @@ class Children:
         self._children: dict[Place, dict[str, Child]] = {}
         self._expected: Counter[tuple[Place, str]] = Counter()
         self._early: OrderedDict[tuple[Place, str], tuple[float, Snapshot]] = OrderedDict()
+        self._groups: OrderedDict[str, list[TaskGroup]] = OrderedDict()
+        """The groups of each parameterized job, which its children share: read anew they cost 1 kB each."""
 
     def expect(self, place: Place, parent: str) -> None:
         """A dispatch of `parent` is under way: keep events of children not known yet."""
@@ -132,7 +171,7 @@ class Children:
     def apply(self, place: Place, frame: Frame) -> None:
         """Merge one frame's events into what is known."""
         for job in frame.jobs:
-            self._merge(place, job.id, job=job)
+            self._merge(place, job.id, job=self._sharing(job))
         for job_id in frame.deleted:
             self._merge(place, job_id, deleted=True)
         for evaluation in frame.evaluations:
@@ -163,6 +202,18 @@ class Children:
             child.snapshot = merged
             child.reads = 0
             child.changed.set()
+
+    def _sharing(self, job: Job) -> Job:
+        """The job with the groups that its siblings have, where they are the same."""
+        if job.task_groups is None:
+            return job
+        known = self._groups.get(job.parent_id)
+        if known == job.task_groups:
+            return replace(job, task_groups=known)
+        self._groups[job.parent_id] = job.task_groups
+        if len(self._groups) > GROUPS_KEPT:
+            self._groups.popitem(last=False)
+        return job
 
     def _known_early(self, place: Place, job_id: str) -> Snapshot:
         oldest = self._clock.monotonic() - EARLY_SECONDS
