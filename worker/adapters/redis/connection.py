@@ -29,14 +29,14 @@ from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry as SyncRetry
 from redis.sentinel import Sentinel as SyncSentinel
 
-from worker.adapters.redis.packing import (
-    PackingConnection,
-    PackingSentinelConnection,
-    PackingSentinelTlsConnection,
-    PackingTlsConnection,
-    PackingUnixConnection,
-)
 from worker.adapters.redis.target import Target, mask, parse_url
+from worker.adapters.redis.wire import (
+    WireConnection,
+    WireSentinelConnection,
+    WireSentinelTlsConnection,
+    WireTlsConnection,
+    WireUnixConnection,
+)
 from worker.errors import (
     GroupMissing,
     RedisDenied,
@@ -143,7 +143,7 @@ def connect(
     settings |= {"max_connections": timing.connections, "timeout": timing.pool_wait_seconds, "db": target.db}
     if target.kind == "sentinel":
         sentinel = _untyped(Sentinel)(target.nodes, sentinel_kwargs=_sentinel_settings(settings, target))
-        managed = PackingSentinelTlsConnection if target.tls else PackingSentinelConnection
+        managed = WireSentinelTlsConnection if target.tls else WireSentinelConnection
         pool: ConnectionPool = _untyped(_SentinelPool)(
             target.service, sentinel, check_connection=True, connection_class=managed, **settings
         )
@@ -185,7 +185,7 @@ def connect_sync(
     return redis.Redis.from_pool(pool)
 
 
-_CONNECTION_CLASSES = {"tcp": PackingConnection, "tls": PackingTlsConnection, "unix": PackingUnixConnection}
+_CONNECTION_CLASSES = {"tcp": WireConnection, "tls": WireTlsConnection, "unix": WireUnixConnection}
 _SYNC_CONNECTION_CLASSES = {
     "tcp": redis.Connection,
     "tls": redis.SSLConnection,

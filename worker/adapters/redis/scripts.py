@@ -15,7 +15,7 @@ from typing import Any
 from redis.asyncio import RedisCluster
 from redis.exceptions import MovedError, NoScriptError, RedisError, ResponseError
 
-from worker.adapters.redis.connection import translate
+from worker.adapters.redis.connection import FAILURES, translate
 from worker.adapters.redis.durability import Durability
 from worker.errors import RedisDenied, RedisUnavailable, Then, WorkerError
 
@@ -185,11 +185,23 @@ class ScriptRunner:
         return answers[:-1], Durability.confirms(answers[-1])
 
     async def _pipeline(self, commands: Sequence[tuple[Any, ...]]) -> Sequence[Any]:
-        pipeline = self._redis.pipeline(transaction=False)
-        for command in commands:
-            pipeline.execute_command(*command)
-        answers: Sequence[Any] = await pipeline.execute(raise_on_error=False)
-        return answers
+        pool = self._redis.connection_pool
+        connection = await pool.get_connection()
+        try:
+            left = connection.retry.get_retries()
+            while True:
+                try:
+                    if not connection.is_connected:
+                        await connection.connect()
+                    answers: Sequence[Any] = await connection.exchange(commands)
+                except FAILURES:
+                    if not left:
+                        raise
+                    left -= 1
+                else:
+                    return answers
+        finally:
+            await pool.release(connection)
 
     async def _on_one_connection(
         self, cluster: RedisCluster, key: str, commands: Sequence[tuple[Any, ...]]
