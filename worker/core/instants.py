@@ -4,6 +4,7 @@ Knows nothing of clocks; it only converts.
 """
 
 from datetime import UTC, datetime
+from functools import lru_cache
 
 
 def parse_rfc3339(text: str) -> int:
@@ -21,8 +22,14 @@ def parse_rfc3339(text: str) -> int:
 
 def format_rfc3339(unix_ms: int) -> str:
     """RFC 3339 in UTC with milliseconds, e.g. `2026-11-24T01:48:02.123Z`."""
-    instant = datetime.fromtimestamp(unix_ms / 1000, UTC)
-    return instant.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    seconds, milliseconds = divmod(unix_ms, 1_000)
+    return f"{_to_the_second(seconds)}.{milliseconds:03d}Z"
+
+
+@lru_cache(maxsize=256)
+def _to_the_second(unix_seconds: int) -> str:
+    """Kept, for most times that are written lie in the last few seconds."""
+    return datetime.fromtimestamp(unix_seconds, UTC).isoformat()[:-6]
 
 
 def entry_time_ms(entry_id: str) -> int:

@@ -4,6 +4,7 @@ Knows nothing of whether the job is still waiting, or of what follows from it.
 """
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from worker.core.observed import AllocMetric, Evaluation
@@ -13,6 +14,7 @@ GROUPS_SHOWN = 8
 REASONS_SHOWN = 16
 _TEXT_SHOWN = 200
 _TEXT_READ = 4_000
+_TEXT_KEPT = 80
 
 _COUNTS = (
     "nodes_available",
@@ -104,7 +106,15 @@ def _quoted(text: str) -> str:
 
 def plain(text: str) -> str:
     """Text of Nomad's as replies repeat it: one line, not too long, without the passwords in its URLs."""
+    return _known(text) if len(text) <= _TEXT_KEPT else _cleaned(text)
+
+
+def _cleaned(text: str) -> str:
     if len(text) > _TEXT_READ:
         text = text[:_TEXT_READ]
     text = without_userinfo(" ".join(text.split()))
     return text if len(text) <= _TEXT_SHOWN else text[: _TEXT_SHOWN - 1] + "…"
+
+
+_known = lru_cache(maxsize=1_024)(_cleaned)
+"""Most of what Nomad says are the same few words, job after job."""

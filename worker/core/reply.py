@@ -3,7 +3,7 @@
 Decides the form of replies; when one is published is decided by `lifecycle` and the ledger's scripts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from worker.core.instants import format_rfc3339
 from worker.core.model import Outcome, Record, Verdict
 
 REPLY_VERSION = 1
+_VERSION = str(REPLY_VERSION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,45 +54,43 @@ def reply_fields(
     worker: str,
     data: Mapping[str, Any] | None = None,
     ui_url: str = "",
-) -> list[bytes]:
+) -> list[str | bytes]:
     """Fields and values for XADD, flat and in order, without `seq`: the script that adds it knows it.
 
     Empty fields are left out. A record with an outcome makes a final reply.
     """
     outcome = record.outcome if kind == "result" else None
-    fields: dict[str, str] = {
-        "v": str(REPLY_VERSION),
-        "type": kind,
-        "id": record.key.id,
-        "stream": record.key.stream,
-        "final": "1" if outcome else "0",
-        "job": record.routing.job,
-        "namespace": record.routing.namespace,
-        "region": record.routing.region,
-        "dispatched_job_id": record.job_id,
-        "eval_id": record.eval_id,
-        "correlation_id": record.routing.correlation_id,
-        "at": format_rfc3339(at_ms),
-        "worker": worker,
-        "attempt": str(record.attempt),
-        "ui_url": ui_url,
-    }
-    if outcome:
-        fields |= _outcome_fields(outcome)
-        data = outcome.evidence
-    flat = [part.encode() for name, value in fields.items() if value for part in (name, value)]
+    key, routing = record.key, record.routing
+    flat: list[str | bytes] = ["v", _VERSION, "type", kind, "id", key.id, "stream", key.stream]
+    flat += ("final", "1" if outcome else "0")
+    for name, value in (
+        ("job", routing.job),
+        ("namespace", routing.namespace),
+        ("region", routing.region),
+        ("dispatched_job_id", record.job_id),
+        ("eval_id", record.eval_id),
+        ("correlation_id", routing.correlation_id),
+        ("at", format_rfc3339(at_ms)),
+        ("worker", worker),
+        ("attempt", str(record.attempt)),
+        ("ui_url", ui_url),
+        *(_outcome_fields(outcome) if outcome else ()),
+    ):
+        if value:
+            flat += (name, value)
+    data = outcome.evidence if outcome else data
     if data:
-        flat += [b"data", msgspec.json.encode(data)]
+        flat += ("data", msgspec.json.encode(data))
     return flat
 
 
-def _outcome_fields(outcome: Outcome) -> dict[str, str]:
-    return {
-        "verdict": outcome.verdict.value,
-        "exit_code": "" if outcome.exit_code is None else str(outcome.exit_code),
-        "error_code": outcome.error_code,
-        "error_message": outcome.error_message,
-    }
+def _outcome_fields(outcome: Outcome) -> Iterable[tuple[str, str]]:
+    return (
+        ("verdict", outcome.verdict.value),
+        ("exit_code", "" if outcome.exit_code is None else str(outcome.exit_code)),
+        ("error_code", outcome.error_code),
+        ("error_message", outcome.error_message),
+    )
 
 
 def decode_reply(fields: Mapping[bytes, bytes], entry_id: str = "") -> Reply:

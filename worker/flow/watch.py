@@ -173,11 +173,13 @@ class Watch:
         """Wait until something is new about the child, at most until the deadline; read it if it is time."""
         wait = deadline - self._clock.monotonic()
         if wait > 0 and not child.changed.is_set():
+            # A timer of its own costs a fraction of `asyncio.timeout`, and there is one per event of a job.
+            alarm = asyncio.get_running_loop().call_later(wait, child.changed.set) if wait < NEVER else None
             try:
-                async with asyncio.timeout(None if wait == NEVER else wait):
-                    await child.changed.wait()
-            except TimeoutError:
-                pass
+                await child.changed.wait()
+            finally:
+                if alarm is not None:
+                    alarm.cancel()
         if self._read_due(child) <= self._clock.monotonic():
             await self._read(child)
 

@@ -84,6 +84,7 @@ class Metrics:
         self._streams = tuple(streams)
         self._codes = codes()
         self._jobs: set[str] = set()
+        self._feed_times: dict[Place, Gauge] = {}
         self.families.limit.set(max_in_flight)
         self.families.build.labels(version, revision, platform.python_version()).set(1)
         self._begin_at_zero(places)
@@ -224,7 +225,12 @@ class Metrics:
 
     def feed_read(self, place: Place, *, heartbeat: bool) -> None:
         """See `Instruments.feed_read`."""
-        self.families.feed_time.labels(place.region, place.namespace).set(time.time())
+        feed_time = self._feed_times.get(place)
+        if feed_time is None:
+            feed_time = self._feed_times[place] = self.families.feed_time.labels(
+                place.region, place.namespace
+            )
+        feed_time.set(time.time())
         self.families.frames.labels("heartbeat" if heartbeat else "events").inc()
 
     def swept(self, corrections: int) -> None:

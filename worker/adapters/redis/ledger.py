@@ -6,6 +6,7 @@ Decides nothing: `lifecycle.advance` says what a fact means, the scripts whether
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
@@ -262,11 +263,11 @@ class RedisLedger:
     def _reply_key(self, record: Record) -> str:
         return self._keys.reply_stream(record.routing.reply_to)
 
-    def _reply(self, record: Record, kind: str, *, at_ms: int = 0, data: Any = None) -> list[bytes]:
+    def _reply(self, record: Record, kind: str, *, at_ms: int = 0, data: Any = None) -> list[str | bytes]:
         ui_url = ""
         if record.job_id and self._options.ui_address:
-            job, namespace = quote(record.job_id, safe=""), record.routing.namespace or "default"
-            ui_url = f"{self._options.ui_address}/ui/jobs/{job}@{namespace}"
+            namespace = record.routing.namespace or "default"
+            ui_url = f"{self._options.ui_address}/ui/jobs/{_quoted(record.job_id)}@{namespace}"
         return reply_fields(
             record,
             kind,
@@ -295,6 +296,12 @@ class RedisLedger:
             "dead_dispatched_job_id": record.job_id,
         }
         return [part for name, value in fields.items() if value for part in (name, value)]
+
+
+@lru_cache(maxsize=4_096)
+def _quoted(job_id: str) -> str:
+    """Asked for each reply about a job."""
+    return quote(job_id, safe="")
 
 
 def _refused(record: Record, answer: Sequence[bytes]) -> Fenced | RecordGone:
