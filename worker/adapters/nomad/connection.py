@@ -21,6 +21,7 @@ from httpx_aiohttp import AiohttpTransport
 
 from worker import __version__
 from worker.adapters.nomad.token import TokenSource
+from worker.adapters.nomad.transport import WholeAnswers
 from worker.core.model import Place
 from worker.core.refusal import bounded
 from worker.errors import NomadTimeout, NomadUnavailable, SettingsInvalid
@@ -157,13 +158,7 @@ class NomadConnection:
 
     async def send(self, request: httpx.Request) -> httpx.Response:
         """Send a request made for `requests`, and read its whole answer."""
-        response = await self.requests.handle_async_request(request)
-        try:
-            await response.aread()
-        except BaseException:
-            await response.aclose()
-            raise
-        return response
+        return await self.requests.handle_async_request(request)
 
     async def open(self, request: httpx.Request) -> httpx.Response:
         """Send a request made for `streams`; returns with the headers. The caller closes the answer."""
@@ -230,8 +225,9 @@ class NomadConnection:
                 connector=connector(), cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
             )
 
+        kind = WholeAnswers if reuse else AiohttpTransport
         # `verify` only spares the transport building a context of its own, which it would not use.
-        return AiohttpTransport(client=session, verify=self._tls or False, trust_env=False)
+        return kind(client=session, verify=self._tls or False, trust_env=False)
 
 
 def tls_context(options: NomadOptions) -> ssl.SSLContext:
