@@ -11,6 +11,7 @@ from worker.core.frames import Frame
 from worker.core.lifecycle import Fact
 from worker.core.model import Dispatched, Entry, MessageKey, Order, Place, Record, Routing
 from worker.core.observed import Job, Snapshot
+from worker.core.policy import Policy
 
 
 class Clock(Protocol):
@@ -35,11 +36,12 @@ class Clock(Protocol):
 class Inbox(Protocol):
     """The request streams, read through the consumer group as one consumer."""
 
-    async def read(self, limit: int) -> Sequence[Entry]:
+    async def read(self, limit: int, within_seconds: float | None = None) -> Sequence[Entry]:
         """Read entries nobody was given yet; wait a short, bounded time when there are none.
 
         Args:
             limit: the most entries to return; must be at least 1.
+            within_seconds: shortens that time.
 
         Returns:
             Entries, now pending for this consumer. Empty after the bounded wait.
@@ -174,6 +176,63 @@ class Leases(Protocol):
 
     async def expire_dead(self, retention_seconds: float, notice_seconds: float) -> Expiry:
         """Drop dead letters older than `retention_seconds`, each announced `notice_seconds` before."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """What one look into a stream's queue gave, and how the queue is after it."""
+
+    messages: Sequence[tuple[Record, Entry]]
+    """This worker's now."""
+    queued: int
+    """Messages that wait for their turn."""
+    delayed: int
+    """Messages that wait for their time."""
+    since_ms: int
+    """Since when the oldest queued one waits, Unix milliseconds; 0: there is none."""
+    look_again_ms: int
+    """When more may go, as far as is known now, Unix milliseconds; 0: not by time alone."""
+
+
+class Queue(Protocol):
+    """The messages that wait in Redis, in no worker's hands; see `docs/queueing.md`."""
+
+    async def pick(self, stream: str, limit: int, policy: Policy) -> Picked:
+        """Become the owner of messages that may go now, in the order of their turns.
+
+        Args:
+            stream: short name.
+            limit: the most to take; 0 only looks.
+            policy: its limits hold.
+
+        Returns:
+            Messages with their slots taken; and those whose deadline has passed or whose cancellation
+            was ordered, which have none (their `picked_at_ms` is 0).
+
+        Raises:
+            RedisUnavailable: messages may be this worker's all the same: reconcile.
+        """
+        ...
+
+    async def mend(self, stream: str) -> Sequence[Record | MessageKey]:
+        """Put back into the queue's index what waits by the ledger, where the two differ.
+
+        Returns:
+            Messages that turned out to be in nobody's hands, now this worker's: to be taken up.
+        """
+        ...
+
+    async def occupy(self, record: Record, policy: Policy) -> None:
+        """Make a message in hand hold the slots it should by the policy's caps, be they full or not.
+
+        Raises:
+            Fenced, RedisUnavailable.
+        """
+        ...
+
+    async def recount(self) -> int:
+        """Give back slots whose message does not hold them. Returns how many."""
         ...
 
 

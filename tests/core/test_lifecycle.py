@@ -12,6 +12,7 @@ from worker.core.lifecycle import (
     Fact,
     Intended,
     JobAccepted,
+    Parked,
     Progressed,
     ReplyPublished,
     StopOrdered,
@@ -28,10 +29,13 @@ FACTS: list[Fact] = [
     JobAccepted("render/dispatch-1-a", "e1", 1),
     Progressed(Progress.RUNNING, 1),
     StopOrdered(Verdict.TIMED_OUT, 1),
+    Parked(2, 3),
     Ended(SUCCESS),
     ReplyPublished("9-0"),
 ]
 ALLOWED = {
+    (Phase.RECEIVED, Parked): Phase.WAITING,
+    (Phase.WAITING, Parked): Phase.WAITING,
     (Phase.RECEIVED, Intended): Phase.DISPATCHING,
     (Phase.RECEIVED, Ended): Phase.FINISHED,
     (Phase.DISPATCHING, Intended): Phase.DISPATCHING,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 from msgspec.structs import replace
 
-from tests.flow.world import FakeNomad, HandClock, settle
+from tests.flow.world import FakeNomad, HandClock, MemoryQueue, settle
 from worker.core.keys import Keys
 from worker.core.lifecycle import Ended, Fact, JobAccepted, ReplyPublished, advance
 from worker.core.model import Dispatched, Entry, MessageKey, Order, Phase, Place, Record, Verdict
@@ -21,6 +21,7 @@ from worker.flow.instruments import NoInstruments
 from worker.flow.intake import Intake
 from worker.flow.lease import Lease
 from worker.flow.pipeline import Pipeline
+from worker.flow.queue import Turns, Waiting
 from worker.flow.repeat import Repeat
 from worker.flow.settle import Settle
 from worker.flow.watch import Watch
@@ -74,7 +75,7 @@ class MemoryInbox:
     def __init__(self) -> None:
         self.entries: dict[MessageKey, Entry] = {}
 
-    async def read(self, limit: int) -> Sequence[Entry]:
+    async def read(self, limit: int, within_seconds: float | None = None) -> Sequence[Entry]:
         raise NotImplementedError
 
     async def mine(self) -> Sequence[MessageKey]:
@@ -93,7 +94,17 @@ class World:
         self.faults: list[BaseException] = []
         children = Children(self.clock)
         none = NoInstruments()
-        self.policy = Policy()
+        self.queue, self.policy = MemoryQueue(), Policy()
+        self.waiting = Waiting(
+            self.queue,
+            self.lease,
+            self.gate,
+            self.clock,
+            none,
+            lambda: self.policy,
+            Turns({"requests": 1}),
+            max_in_flight=100,
+        )
         admit = Admit(self.inbox, self.ledger, Limits(Keys("{t}")), lambda: self.policy, "{message_id}")
         self.pipeline = Pipeline(
             admit,
@@ -114,12 +125,14 @@ class World:
             none,
             self.faults.append,
             repeat=Repeat(admit, self.clock, lambda: self.policy),
+            park=self.waiting.park,
         )
+        self.waiting.serve(self.pipeline)
 
-    def takes(self, **fields: bytes) -> None:
+    def takes(self, *, passing: bool = False, **fields: bytes) -> None:
         entry = Entry(KEY, {name.encode(): value for name, value in (fields or {"job": b"render"}).items()})
         self.inbox.entries[KEY] = entry
-        self.pipeline.take_entries([entry])
+        self.pipeline.take_entries([entry], passing=passing)
 
     @property
     def record(self) -> Record:
@@ -275,7 +288,8 @@ async def test_what_another_worker_took_meanwhile_is_let_go(world: World) -> Non
 async def test_a_closed_gate_lets_one_message_in_to_try_when_none_is_in_hand(world: World) -> None:
     asked: list[int] = []
 
-    async def read(limit: int) -> Sequence[Entry]:
+    async def read(limit: int, within_seconds: float | None = None) -> Sequence[Entry]:
+        assert within_seconds is not None
         asked.append(limit)
         return []
 
@@ -288,8 +302,9 @@ async def test_a_closed_gate_lets_one_message_in_to_try_when_none_is_in_hand(wor
         world.gate,
         world.clock,
         NoInstruments(),
-        max_in_flight=100,
+        world.waiting,
         streams=["requests"],
+        max_waiting=1_000,
     )
 
     reading = asyncio.create_task(intake.run(lambda: None))

@@ -5,14 +5,17 @@ The simulator is the full Nomad; this one exists to fail at the very line a test
 
 import asyncio
 import heapq
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from itertools import count
 from typing import Literal
 
 from worker.core.frames import Frame
-from worker.core.model import Dispatched, MessageKey, Order, Phase, Place, Record, Request, Routing
+from worker.core.instants import entry_time_ms
+from worker.core.model import Dispatched, Entry, MessageKey, Order, Phase, Place, Record, Request, Routing
 from worker.core.observed import Job, Snapshot
+from worker.core.policy import Policy
 from worker.flow.message import Message
+from worker.ports import Picked
 
 
 class HandClock:
@@ -121,6 +124,43 @@ class FakeNomad:
 
     def events(self, place: Place, index: int, wanted: Callable[[str], bool]) -> AsyncGenerator[Frame, None]:
         raise NotImplementedError
+
+
+class MemoryQueue:
+    """Gives out what a test puts in, in that order."""
+
+    def __init__(self) -> None:
+        self.ready: dict[str, list[tuple[Record, Entry]]] = {}
+        self.look_again_ms = 0
+        self.asked: list[tuple[str, int]] = []
+        self.given: list[MessageKey] = []
+        self.occupied: list[MessageKey] = []
+        self.found: list[Record | MessageKey] = []
+
+    def put(self, key: MessageKey, **fields: bytes) -> None:
+        """A message that may go now."""
+        routing = Routing(job="render", namespace="default", detach="detach" in fields)
+        record = Record(key, Phase.RECEIVED, key.id, routing, fence=3, picked_at_ms=1)
+        entry = Entry(key, {name.encode(): value for name, value in {"job": b"render", **fields}.items()})
+        self.ready.setdefault(key.stream, []).append((record, entry))
+
+    async def pick(self, stream: str, limit: int, policy: Policy) -> Picked:  # noqa: ARG002
+        self.asked.append((stream, limit))
+        waiting = self.ready.get(stream, [])
+        given, self.ready[stream] = waiting[:limit], waiting[limit:]
+        self.given += [record.key for record, _ in given]
+        left = self.ready[stream]
+        since = entry_time_ms(left[0][0].key.id) if left else 0
+        return Picked(given, len(left), 0, since, self.look_again_ms)
+
+    async def mend(self, stream: str) -> Sequence[Record | MessageKey]:  # noqa: ARG002
+        return self.found
+
+    async def occupy(self, record: Record, policy: Policy) -> None:  # noqa: ARG002
+        self.occupied.append(record.key)
+
+    async def recount(self) -> int:
+        return 0
 
 
 def message(phase: Phase = Phase.RECEIVED, *, entry_id: str = "1-0", **record: object) -> Message:

@@ -1,5 +1,5 @@
 -- Orders that a message not be dispatched or, when it is, that its job be stopped.
--- KEYS: request stream, ledger, cancels, control, floor
+-- KEYS: request stream, ledger, cancels, control, floor, deadlines
 -- ARGV: entry ID, milliseconds after which an order whose message nobody ever settled is dropped
 -- Returns: {'prevented'} | {'ordered', state} | {'settled', verdict} | {'unknown'}
 -- Only commands of Redis 6.2. Once 'prevented' is returned no worker dispatches the message: INTENT refuses.
@@ -26,5 +26,7 @@ redis.call('ZADD', KEYS[3], 'NX', string.format('%.0f', now), KEYS[2])
 if state then redis.call('HSETNX', KEYS[2], 'cancel', string.format('%.0f', now)) end
 redis.call('XADD', KEYS[4], 'MAXLEN', '~', 1000, '*', 'cancel', KEYS[2])
 redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', string.format('%.0f', now - tonumber(ARGV[2])))
-if not state or state == 'received' then return {'prevented'} end
+-- In nobody's hands: as one whose deadline has passed it is taken up and answered at once.
+if state == 'waiting' then redis.call('ZADD', KEYS[6], 1, ARGV[1]) end
+if not state or state == 'received' or state == 'waiting' then return {'prevented'} end
 return {'ordered', state}

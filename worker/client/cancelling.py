@@ -35,7 +35,10 @@ def cancel(keys: Keys, key: MessageKey) -> Steps[Cancelled]:
         MessageUnknown: neither ledger nor stream knows it.
         RedisUnavailable: safe to repeat.
     """
-    names = [keys.stream(key.stream), keys.message(key), keys.cancels, keys.control, keys.floor(key.stream)]
+    names = [
+        *(keys.stream(key.stream), keys.message(key), keys.cancels, keys.control),
+        *(keys.floor(key.stream), keys.deadlines(key.stream)),
+    ]
     answer = yield from call(_SCRIPT, names, [key.id, ORDER_SECONDS * 1000])
     match answer[0]:
         case b"prevented":

@@ -9,6 +9,9 @@ from urllib.parse import quote
 
 from worker.core.model import MessageKey
 
+SCOPES = ("total", "stream", "job", "namespace", "tenant")
+"""What a cap may hold for, in the order in which scripts are given their keys."""
+
 _REPLY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _HASH_TAG = re.compile(r"\{[^{}]+\}")
 
@@ -74,6 +77,51 @@ class Keys:
     def floor(self, stream: str) -> str:
         """String: the entry ID up to which everything in a stream is done."""
         return f"{self.prefix}:floor:{stream}"
+
+    def delayed(self, stream: str) -> str:
+        """Sorted set: IDs of messages that may not go yet, by when they may, Unix milliseconds."""
+        return f"{self.prefix}:delayed:{stream}"
+
+    def queue(self, stream: str) -> str:
+        """Sorted set: IDs of messages that wait for their turn, by since when, Unix milliseconds."""
+        return f"{self.prefix}:queue:{stream}"
+
+    def flows(self, stream: str) -> str:
+        """Sorted set of equal scores: the same messages in the order of tenant, job, namespace and ID."""
+        return f"{self.prefix}:flows:{stream}"
+
+    def turns(self, stream: str) -> str:
+        """Sorted set: tenants with a message in the queue, by their virtual time."""
+        return f"{self.prefix}:turns:{stream}"
+
+    def served(self, stream: str) -> str:
+        """Sorted set: tenants without one whose virtual time is ahead of the others'."""
+        return f"{self.prefix}:served:{stream}"
+
+    def deadlines(self, stream: str) -> str:
+        """Sorted set: IDs of waiting messages that end undispatched, by when, Unix milliseconds."""
+        return f"{self.prefix}:deadlines:{stream}"
+
+    def waiting(self, stream: str) -> tuple[str, ...]:
+        """All that is kept of a stream's waiting messages besides their ledger entries."""
+        return (
+            *(self.delayed(stream), self.queue(stream), self.flows(stream)),
+            *(self.turns(stream), self.served(stream), self.deadlines(stream)),
+        )
+
+    def cap(self, scope: str) -> str:
+        """Sorted set of equal scores: the slots taken of one scope's caps, `<name> TAB <ledger key>` each."""
+        return f"{self.prefix}:cap:{scope}"
+
+    @property
+    def caps(self) -> tuple[str, ...]:
+        """Those of all scopes."""
+        return tuple(self.cap(scope) for scope in SCOPES)
+
+    @property
+    def rates(self) -> str:
+        """Sorted set: `<scope> TAB <name>` of a rate, by the time at which its credit is whole again."""
+        return f"{self.prefix}:rates"
 
     def idempotency(self, producer: str, key: str) -> str:
         """String: the message that a producer's idempotency key first gave, as `<stream>:<id>:<nonce>`."""

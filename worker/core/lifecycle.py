@@ -2,6 +2,8 @@
 
 Knows nothing of who finds the facts out, or of where records are kept.
 
+    WAITING ◄──Parked── RECEIVED (and back, when it is picked out of the queue)
+
     RECEIVED ────Intended───► DISPATCHING ──JobAccepted──► RUNNING ◄─┐
      ▲   │                      │   │                        │   └───┘ Progressed, StopOrdered
      ├───┼──DispatchPutOff──────┘   │                        │
@@ -17,6 +19,16 @@ from msgspec.structs import replace
 
 from worker.core.model import Outcome, Phase, Progress, Record, Run, Verdict
 from worker.errors import IllegalTransition
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """The message may not go now: it waits in Redis, and this worker lets go of it."""
+
+    until_ms: int
+    """Before this it may not go; 0, or past: it waits for its turn only."""
+    deadline_ms: int
+    """Then it is answered without having been dispatched; 0: it has no deadline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +95,22 @@ class ReplyPublished:
     reply_id: str
 
 
-Fact = Intended | DispatchPutOff | JobAccepted | Progressed | StopOrdered | Repeated | Ended | ReplyPublished
+Fact = (
+    Parked
+    | Intended
+    | DispatchPutOff
+    | JobAccepted
+    | Progressed
+    | StopOrdered
+    | Repeated
+    | Ended
+    | ReplyPublished
+)
 
-OPEN = frozenset({Phase.RECEIVED, Phase.DISPATCHING, Phase.RUNNING})
+OPEN = frozenset({Phase.RECEIVED, Phase.WAITING, Phase.DISPATCHING, Phase.RUNNING})
 
 
-def advance(record: Record, fact: Fact) -> Record:
+def advance(record: Record, fact: Fact) -> Record:  # noqa: C901 - one case per arrow of the diagram
     """Apply one fact to a record and return the new record.
 
     A fact the record already reflects changes nothing, so that a redelivered message is safe.
@@ -97,6 +119,8 @@ def advance(record: Record, fact: Fact) -> Record:
         IllegalTransition: the fact cannot be true in this phase. The ledger keeps the old record.
     """
     match record.phase, fact:
+        case ((Phase.RECEIVED | Phase.WAITING), Parked()):
+            return replace(record, phase=Phase.WAITING, picked_at_ms=0)
         case Phase.RECEIVED, Intended(at_ms):
             attempt = record.attempt + 1
             return replace(record, phase=Phase.DISPATCHING, attempt=attempt, intended_at_ms=at_ms)
@@ -147,6 +171,7 @@ def _between_runs(record: Record, run: Run, at_ms: int) -> Record:
         phase=Phase.RECEIVED,
         runs=(*record.runs, run),
         retry_at_ms=at_ms,
+        picked_at_ms=0,
         seq=record.seq + 1,
         job_id="",
         eval_id="",

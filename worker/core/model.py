@@ -20,6 +20,9 @@ PAYLOAD_LIMIT_BYTES = 16_384
 REQUEST_VERSION = 1
 LEDGER_VERSION = 1
 
+WAITING_CONSUMER = "~waiting"
+"""Whose pending entries those are that wait in no worker's hands; no worker can be called so."""
+
 
 class Place(NamedTuple):
     """Where a job lives: one event stream is held per place."""
@@ -103,6 +106,8 @@ class Phase(StrEnum):
 
     RECEIVED = "received"
     """In the ledger, not yet promised to Nomad."""
+    WAITING = "waiting"
+    """It may not go now: in no worker's hands, it waits in Redis for its time or its turn."""
     DISPATCHING = "dispatching"
     """A dispatch was or may have been sent; whether a job exists is for Nomad to say."""
     RUNNING = "running"
@@ -202,6 +207,8 @@ class Record(Struct, frozen=True):
     """The last `Progress` published, so that a new owner does not repeat it."""
     stopping: str = ""
     """The verdict for which the worker itself stopped the job (`timed_out`, `cancelled`, `unplaced`)."""
+    picked_at_ms: int = 0
+    """When it was last given out of the queue; 0: never. Such a message does not wait again by itself."""
     cancel: bool = False
     """Whether a producer ordered its cancellation."""
     runs: tuple[Run, ...] = ()

@@ -4,7 +4,6 @@ Knows nothing of files or of their form (`policy_file`). Without a policy everyt
 own rights allow, and nothing is limited or repeated.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -152,8 +151,7 @@ class Policy:
         rates = []
         for scope, name, limit in self._limits(stream, routing):
             if limit.per_second is not None:
-                burst = limit.burst or max(1, math.floor(limit.per_second))
-                rates.append(Rate(scope, name, limit.per_second, burst))
+                rates.append(Rate(scope, name, limit.per_second, limit.bucket))
         return tuple(rates)
 
     def weight(self, tenant: str) -> int:

@@ -4,6 +4,7 @@ Knows nothing of TOML, of files, or of what a rule means for a request (`policy`
 """
 
 import inspect
+import math
 import re
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
@@ -60,6 +61,11 @@ class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Default: what one second allows, at least 1."""
     shared: bool = False
     """Whether all names that a glob matches share one limit, instead of having one each."""
+
+    @property
+    def bucket(self) -> int:
+        """The burst in force, where there is a rate."""
+        return self.burst or max(1, math.floor(self.per_second or 0))
 
 
 class TenantLimit(Limit, frozen=True, forbid_unknown_fields=True):
@@ -133,8 +139,13 @@ def most_specific(tables: Mapping[str, T], name: str) -> tuple[str, T] | None:
     matching = [glob for glob in tables if matches(glob, name)]
     if not matching:
         return None
-    glob = max(matching, key=lambda one: (sum(character not in "*?[]" for character in one), one))
+    glob = max(matching, key=lambda one: (literal_characters(one), one))
     return glob, tables[glob]
+
+
+def literal_characters(glob: str) -> int:
+    """How specific a glob is."""
+    return sum(character not in "*?[]" for character in glob)
 
 
 def matches(glob: str, name: str) -> bool:

@@ -23,7 +23,15 @@ CHECK_SECONDS = 10.0
 class CancelFeed:
     """One loop: a blocking read that wakes up at once, and now and then a look at all open orders."""
 
-    def __init__(self, cancels: Cancels, pipeline: Pipeline, clock: Clock) -> None:
+    def __init__(
+        self,
+        cancels: Cancels,
+        pipeline: Pipeline,
+        clock: Clock,
+        heard: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._heard = heard
+        """Told of new orders: what they mean may wait in the queue."""
         self._cancels = cancels
         self._pipeline = pipeline
         self._clock = clock
@@ -49,3 +57,5 @@ class CancelFeed:
             failures = 0
             for key in ordered:
                 self._pipeline.cancel(key)
+            if ordered:
+                self._heard()

@@ -17,6 +17,7 @@ from worker.flow.gate import Gate
 from worker.flow.instruments import Instruments
 from worker.flow.lease import Lease
 from worker.flow.pipeline import Pipeline
+from worker.flow.queue import Waiting
 from worker.ports import Clock, Inbox
 
 log = structlog.get_logger()
@@ -26,12 +27,20 @@ EMPTY_SECONDS = 0.01
 """After an empty read: a server that answers at once although it should block must not be spun upon."""
 
 
+PASSING_MOST = 200
+"""Messages on their way into the queue at once: enough to hide the round trips."""
+
+
 class Intake:
     """Reads while there is room, a lease, and an open gate.
 
+    Where messages queue, they are read as they come and put into the queue: what is not read yet could not
+    be put in order. Then only the number of those that wait is bounded.
+
     Args:
-        max_in_flight: messages carried at once.
+        waiting: the queue; what waits there for its time only is taken up between two reads.
         streams: short names of what the inbox reads.
+        max_waiting: messages in a stream's queue, beyond which no more are put into it.
     """
 
     def __init__(
@@ -42,9 +51,10 @@ class Intake:
         gate: Gate,
         clock: Clock,
         instruments: Instruments,
+        waiting: Waiting,
         *,
-        max_in_flight: int,
         streams: Sequence[str],
+        max_waiting: int,
     ) -> None:
         self._inbox = inbox
         self._pipeline = pipeline
@@ -52,8 +62,9 @@ class Intake:
         self._gate = gate
         self._clock = clock
         self._instruments = instruments
-        self._max_in_flight = max_in_flight
+        self._waiting = waiting
         self._streams = streams
+        self._max_waiting = max_waiting
         self._stopping = False
         self.reconcile_wanted = asyncio.Event()
         """Set after a read that failed: entries may be pending for this worker without its knowing."""
@@ -68,38 +79,55 @@ class Intake:
         failures = 0
         while not self._stopping:
             tick()
-            room = self._room()
+            queues = self._waiting.orders
+            try:
+                if not queues:
+                    await self._waiting.fill_if_due()
+            except RedisUnavailable as error:
+                failures = await self._failed(error, failures)
+                continue
+            room = self._room_to_queue() if queues else self._room()
             # A blocking read may bring one entry per stream whatever is asked for.
             if room < len(self._streams) or self._lease.remaining_seconds <= 0:
                 await self._rest()
                 continue
             try:
-                entries = await self._inbox.read(room)
+                within_seconds = None if queues else self._waiting.look_again_seconds
+                entries = await self._inbox.read(room, within_seconds)
             except RedisUnavailable as error:
-                failures += 1
-                self.reconcile_wanted.set()
-                self._instruments.retried(error.code)
-                if isinstance(error, GroupMissing):
-                    # Made again already. But Redis lost data, or somebody deleted it: a person should know.
-                    log.warning("intake.group_missing", code=error.code, error=str(error))
-                else:
-                    log.warning("intake.read_failed", code=error.code, error=str(error), failures=failures)
-                await self._clock.sleep(RETRIES.delay(failures, random.random()))  # noqa: S311
+                failures = await self._failed(error, failures)
                 continue
             failures = 0
             self._count(entries)
-            self._pipeline.take_entries(entries)
+            self._pipeline.take_entries(entries, passing=queues)
             if not entries:
                 await self._clock.sleep(EMPTY_SECONDS)
 
+    async def _failed(self, error: RedisUnavailable, failures: int) -> int:
+        failures += 1
+        self.reconcile_wanted.set()
+        self._instruments.retried(error.code)
+        if isinstance(error, GroupMissing):
+            # Made again already. But Redis lost data, or somebody deleted it: a person should know.
+            log.warning("intake.group_missing", code=error.code, error=str(error))
+        else:
+            log.warning("intake.read_failed", code=error.code, error=str(error), failures=failures)
+        await self._clock.sleep(RETRIES.delay(failures, random.random()))  # noqa: S311
+        return failures
+
     def _room(self) -> int:
         """How many entries may be read now."""
-        room = self._max_in_flight - len(self._pipeline)
+        room = self._waiting.room
         if self._gate.is_open:
             return room
         # Only a dispatch can find out that Nomad is back: without one in hand, a message is needed to try.
         tries = any(message.undecided for message in self._pipeline.messages)
         return 0 if tries else min(room, len(self._streams))
+
+    def _room_to_queue(self) -> int:
+        if sum(self._waiting.queued.values()) >= self._max_waiting:
+            return 0
+        return PASSING_MOST - self._pipeline.passing
 
     async def reconcile(self) -> None:
         """Take up entries that are pending for this worker but not in its hands.

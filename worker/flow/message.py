@@ -38,6 +38,8 @@ class Message:
     """Whether the gate let it through since it last failed: one trial is one request."""
     interruptible: bool = True
     """Whether its task may be cancelled without losing what Nomad or Redis just answered."""
+    passing: bool = False
+    """Whether it is only on its way into the queue, and counts for nothing in flight."""
     slot: Routing | None = None
     """What it holds a dispatch slot for; None: it holds none."""
     stop_sent_at: float = 0.0
@@ -70,14 +72,20 @@ class Message:
     @property
     def undecided(self) -> bool:
         """Whether it is still open if there will be a job."""
-        return self.phase in {None, Phase.RECEIVED, Phase.DISPATCHING}
+        return self.phase in {None, Phase.RECEIVED, Phase.WAITING, Phase.DISPATCHING}
 
     @property
     def due_ms(self) -> int:
-        """Since when it could be dispatched, Unix milliseconds: by its entry, its `not_before`, its retry."""
+        """Since when it could be dispatched, Unix milliseconds.
+
+        By its entry, its `not_before`, its retry, or since it came out of the queue: what a limit makes it
+        wait is no delay of this worker's.
+        """
         not_before_ms = (self.request.not_before_ms if self.request else None) or 0
-        retry_at_ms = self.record.retry_at_ms if self.record else 0
-        return max(entry_time_ms(self.key.id), not_before_ms, retry_at_ms)
+        retry_at_ms, picked_at_ms = 0, 0
+        if self.record:
+            retry_at_ms, picked_at_ms = self.record.retry_at_ms, self.record.picked_at_ms
+        return max(entry_time_ms(self.key.id), not_before_ms, retry_at_ms, picked_at_ms)
 
     def begin_again(self) -> None:
         """Forget what was known of the run that ended: the next one is another job."""

@@ -13,7 +13,7 @@ from typing import TypeVar
 import structlog
 
 from worker.core.backoff import Backoff
-from worker.core.lifecycle import Ended, Fact, JobAccepted, Repeated
+from worker.core.lifecycle import Ended, Fact, JobAccepted, Parked, Repeated
 from worker.core.model import Entry, MessageKey, Outcome, Phase, Record, Verdict
 from worker.core.repeat import not_begun
 from worker.errors import DuplicateChild, Fenced, Then, WorkerError
@@ -30,6 +30,9 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 
+Park = Callable[[Message], Parked | None]
+"""Whether a message that was just received has to wait in Redis, rather than be dispatched now."""
+
 RETRIES = Backoff(first_seconds=0.1, most_seconds=5.0)
 """Without a bound on their number: what is known of a job outlasts an outage of Redis or Nomad."""
 
@@ -39,6 +42,7 @@ class Pipeline:
 
     Args:
         failed: called with an error that must end the process (`Then.STOP`, or a fault of ours).
+        park: the rule for who waits in Redis; by default nobody does.
     """
 
     def __init__(
@@ -53,7 +57,9 @@ class Pipeline:
         failed: Callable[[BaseException], None],
         *,
         repeat: Repeat,
+        park: Park = lambda _message: None,
     ) -> None:
+        self._park = park
         self._admit = admit
         self._dispatch = dispatch
         self._watch = watch
@@ -65,14 +71,28 @@ class Pipeline:
         self._failed = failed
         self._messages: dict[MessageKey, Message] = {}
         self._tasks: dict[MessageKey, asyncio.Task[None]] = {}
+        self._coming: dict[MessageKey, Message] = {}
+        """Messages that came back out of the queue before their way into it had ended here."""
         self.draining = False
         """Whether this worker is leaving: nothing new is begun."""
         self.freed = asyncio.Event()
         """Set whenever a message leaves."""
+        self.moved = asyncio.Event()
+        """The same, for whoever looks after the queue."""
 
     def __len__(self) -> int:
         """Messages in hand."""
         return len(self._messages)
+
+    @property
+    def passing(self) -> int:
+        """How many of them are only on their way into the queue."""
+        return sum(message.passing for message in self._messages.values())
+
+    @property
+    def carried(self) -> int:
+        """The others: those in flight."""
+        return len(self._messages) - self.passing
 
     def __contains__(self, key: object) -> bool:
         """Whether a message is in hand."""
@@ -83,10 +103,22 @@ class Pipeline:
         """A copy of what is in hand, for people to look at."""
         return list(self._messages.values())
 
-    def take_entries(self, entries: Iterable[Entry]) -> None:
-        """Begin with entries just read; those already in hand are left alone."""
+    def take_entries(self, entries: Iterable[Entry], *, passing: bool = False) -> None:
+        """Begin with entries just read; those already in hand are left alone.
+
+        Args:
+            entries: pending for this worker.
+            passing: whether they are read to be put into the queue.
+        """
         for entry in entries:
-            self._begin(Message(entry.key, entry=entry))
+            self._begin(Message(entry.key, entry=entry, passing=passing))
+
+    def take_picked(self, picked: Iterable[tuple[Record, Entry]]) -> None:
+        """Begin with messages out of the queue."""
+        for record, entry in picked:
+            # Those given out to be answered only are not in flight.
+            passing = not record.picked_at_ms
+            self._begin(Message(record.key, entry=entry, record=record, passing=passing))
 
     def take_keys(self, keys: Iterable[MessageKey]) -> None:
         """Begin with entries that are pending for this worker and not in its hands."""
@@ -147,7 +179,11 @@ class Pipeline:
         return len(remaining)
 
     def _begin(self, message: Message) -> None:
-        if self.draining or message.key in self._messages:
+        if self.draining:
+            return
+        if (before := self._messages.get(message.key)) is not None:
+            if message.record and before.record and message.record.fence > before.record.fence:
+                self._coming[message.key] = message
             return
         self._messages[message.key] = message
         task = asyncio.create_task(self._carry(message), name=f"message {message.key}")
@@ -168,6 +204,9 @@ class Pipeline:
                     self._watch.forget(message.record)
                 del self._messages[message.key], self._tasks[message.key]
                 self.freed.set()
+                self.moved.set()
+                if (coming := self._coming.pop(message.key, None)) is not None:
+                    self._begin(coming)
 
     async def _walk(self, message: Message) -> None:
         if not await self._lasting(partial(self._admit.admit, message)) or message.record is None:
@@ -176,7 +215,7 @@ class Pipeline:
         log.info(
             "message.admitted", job=record.routing.job, phase=record.phase.value, takeovers=record.takeovers
         )
-        while record.phase is not Phase.FINISHED and not self._leaves(message):
+        while record.phase not in {Phase.FINISHED, Phase.WAITING} and not self._leaves(message):
             fact = await self._lasting(partial(self._step, message, record))
             undecided = message.undecided
             before, record = record, await self._keep(message, record, fact)
@@ -208,6 +247,8 @@ class Pipeline:
         if undecided and not message.undecided:
             overdue_ms = max(0, self._clock.now_ms() - message.due_ms)
             self._instruments.decided(message.key.stream, overdue_ms / 1000)
+        if record.phase is Phase.WAITING:
+            log.info("message.parked", job=record.routing.job, tenant=record.routing.tenant)
         if record.phase is Phase.RUNNING:
             step = record.stopping or record.shown or "dispatched"
             log.info("message.advanced", step=step, job=record.routing.job, job_id=record.job_id)
@@ -223,7 +264,10 @@ class Pipeline:
             match record.phase:
                 case Phase.RECEIVED if message.cancelled:
                     fact: Fact = Ended(CANCELLED)
+                case Phase.RECEIVED if parked := self._park(message):
+                    return parked
                 case Phase.RECEIVED:
+                    message.passing = False
                     fact = await self._prepare(message, record)
                 case Phase.DISPATCHING:
                     fact = await self._dispatch.send(message, record)

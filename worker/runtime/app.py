@@ -160,6 +160,7 @@ class App:
         tree.start("readiness", judge_readiness(parts, self.ready))
         tree.start("lookout", parts.lookout.run())
         tree.start("policy", parts.policy_file.run())
+        tree.start("queue", parts.waiting.run(parts.health.loop("queue")))
         tree.start("intake", parts.intake.run(parts.health.loop("intake")))
         parts.health.condition("started", ok=True)
 
@@ -178,8 +179,10 @@ class App:
 
     async def _hand_over(self, parts: Parts, tree: TaskTree) -> None:
         # Refuse: a read under way is waited out; were it cancelled, what it brings would be lost from sight.
+        parts.waiting.stop()
         parts.intake.stop()
         await tree.finish("intake", self._settings.block_seconds + 4)
+        await tree.finish("queue", 4)
         for name in ("take over", "reconcile", "tidy", "cancels"):
             await tree.finish(name, 0)
         # Drain: what Nomad or Redis is being asked comes to a record; running jobs are simply let go.

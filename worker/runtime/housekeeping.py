@@ -13,6 +13,7 @@ from worker.errors import Then, WorkerError
 from worker.flow.instruments import Instruments
 from worker.flow.intake import Intake
 from worker.flow.pipeline import Pipeline
+from worker.flow.queue import Waiting
 from worker.ports import Leases
 from worker.runtime.heartbeat import Heartbeat
 
@@ -40,6 +41,7 @@ class Housekeeping:
         pipeline: Pipeline,
         intake: Intake,
         instruments: Instruments,
+        waiting: Waiting,
         *,
         dead_retention_seconds: float = 0,
     ) -> None:
@@ -48,6 +50,7 @@ class Housekeeping:
         self._pipeline = pipeline
         self._intake = intake
         self._instruments = instruments
+        self._waiting = waiting
         self._dead_retention_seconds = dead_retention_seconds
         self._told_at = float("-inf")
 
@@ -71,10 +74,11 @@ class Housekeeping:
             await self._careful("reconcile", self._intake.reconcile)
 
     async def tidy(self) -> None:
-        """Retire consumers and trim streams, for ever."""
+        """Retire consumers, trim streams and put the queue in order, for ever."""
         while True:
             await asyncio.sleep(TIDY_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311
             await self._careful("tidy", self._tidy)
+            await self._careful("queue", self._waiting.tidy)
 
     async def _take_over(self) -> None:
         found = True

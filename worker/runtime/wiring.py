@@ -20,6 +20,7 @@ from worker.adapters.redis.durability import Durability
 from worker.adapters.redis.inbox import RedisInbox
 from worker.adapters.redis.leases import LeaseOptions, RedisLeases
 from worker.adapters.redis.ledger import LedgerOptions, RedisLedger
+from worker.adapters.redis.queue import RedisQueue
 from worker.adapters.redis.scripts import ScriptRunner
 from worker.adapters.redis.survey import RedisSurvey
 from worker.core.keys import Keys
@@ -35,10 +36,11 @@ from worker.flow.gate import Gate
 from worker.flow.intake import Intake
 from worker.flow.lease import MARGIN_SECONDS, Lease
 from worker.flow.pipeline import Pipeline
+from worker.flow.queue import Turns, Waiting
 from worker.flow.repeat import Repeat
 from worker.flow.settle import Settle
 from worker.flow.watch import Watch
-from worker.ports import Inbox, Leases, Ledger
+from worker.ports import Inbox, Leases, Ledger, Queue
 from worker.runtime.clock import SystemClock
 from worker.runtime.health import Health
 from worker.runtime.heartbeat import Heartbeat
@@ -145,6 +147,7 @@ class Parts:
     heartbeat: Heartbeat
     pipeline: Pipeline
     intake: Intake
+    waiting: Waiting
     feeds: list[Feed]
     housekeeping: Housekeeping
     lookout: Lookout
@@ -185,6 +188,7 @@ def assemble(
         group=settings.group,
         consumer=settings.name,
         block_ms=int(settings.block_seconds * 1000),
+        ageing_seconds=settings.stream_ageing_seconds if settings.stream_order == "strict" else None,
     )
     inbox: Inbox = measured(redis_inbox, metrics.redis_answered)
     ledger: Ledger = measured(
@@ -193,6 +197,11 @@ def assemble(
     )
     leases: Leases = measured(
         RedisLeases(redis.beats, redis.runner, redis.ops, keys, _lease_options(settings)),
+        metrics.redis_answered,
+    )
+
+    queue: Queue = measured(
+        RedisQueue(redis.ops, redis.runner, keys, worker=settings.name, group=settings.group),
         metrics.redis_answered,
     )
 
@@ -235,6 +244,16 @@ def assemble(
         settings.token_template,
         job_trace=_job_trace(settings, traces),
     )
+    waiting = Waiting(
+        queue,
+        lease,
+        gate,
+        clock,
+        metrics,
+        lambda: policy_file.policy,
+        _turns(settings),
+        max_in_flight=settings.max_in_flight,
+    )
     pipeline = Pipeline(
         admit,
         dispatch,
@@ -245,7 +264,9 @@ def assemble(
         metrics,
         failed,
         repeat=Repeat(admit, clock, lambda: policy_file.policy),
+        park=waiting.park,
     )
+    waiting.serve(pipeline)
     intake = Intake(
         inbox,
         pipeline,
@@ -253,8 +274,9 @@ def assemble(
         gate,
         clock,
         metrics,
-        max_in_flight=settings.max_in_flight,
+        waiting,
         streams=settings.stream_names,
+        max_waiting=settings.max_waiting,
     )
     heartbeat = Heartbeat(leases, lease, clock, lease_seconds=settings.lease_seconds, stalled=health.stalled)
     housekeeping = Housekeeping(
@@ -263,10 +285,11 @@ def assemble(
         pipeline,
         intake,
         metrics,
+        waiting,
         dead_retention_seconds=settings.dead_retention_seconds,
     )
     metrics.local = lambda: Local(
-        in_flight=Counter(message.job for message in pipeline.messages),
+        in_flight=Counter(message.job for message in pipeline.messages if not message.passing),
         lease_remaining_seconds=lease.remaining_seconds,
         gate_open=gate.is_open,
         draining=pipeline.draining,
@@ -289,15 +312,24 @@ def assemble(
         heartbeat,
         pipeline,
         intake,
+        waiting,
         list(feeds.values()),
         housekeeping,
         Lookout(nomad, metrics, feeds),
         traces,
         CancelFeed(
-            RedisCancels(redis.reader, keys, block_ms=int(settings.block_seconds * 1000)), pipeline, clock
+            RedisCancels(redis.reader, keys, block_ms=int(settings.block_seconds * 1000)),
+            pipeline,
+            clock,
+            waiting.look_soon,
         ),
         policy_file,
     )
+
+
+def _turns(settings: Settings) -> Turns:
+    weights = {stream.name: stream.weight for stream in settings.streams}
+    return Turns(weights, settings.stream_order == "strict", settings.stream_ageing_seconds)
 
 
 def _job_trace(settings: Settings, traces: Traces | None) -> Callable[[MessageKey, str], str]:
@@ -308,7 +340,7 @@ def _job_trace(settings: Settings, traces: Traces | None) -> Callable[[MessageKe
 
 
 def _undecided_oldest_seconds(pipeline: Pipeline, clock: SystemClock) -> float:
-    due = [message.due_ms for message in pipeline.messages if message.undecided]
+    due = [message.due_ms for message in pipeline.messages if message.undecided and not message.passing]
     return (clock.now_ms() - min(due)) / 1000 if due else 0.0
 
 

@@ -137,6 +137,21 @@ class Settings(BaseSettings):
         "Request streams with their weights, such as `high:6,normal:3,low:1`: the shares of the reads while "
         "all have entries waiting, so that none is starved.",
     )
+    stream_order: Literal["weighted", "strict"] = _setting(
+        "WORKER_STREAM_ORDER",
+        "weighted",
+        "What the weights of several streams are: shares (`weighted`), or levels (`strict`: the highest one "
+        "goes first, always, but for ageing).",
+    )
+    stream_ageing_seconds: Seconds = _setting(
+        "WORKER_STREAM_AGEING_SECONDS",
+        300.0,
+        "In strict order: a message that waits rises by one level in this time, so that none waits for "
+        "ever. 0: it does not.",
+        unit="seconds",
+        ge=0,
+        le=365 * DAY_SECONDS,
+    )
     group: Name = _setting(
         "WORKER_GROUP", "workers", "Consumer group. Replicas share one; each message goes to one of them."
     )
@@ -182,6 +197,16 @@ class Settings(BaseSettings):
         unit="messages",
         ge=1,
         le=100_000,
+    )
+    max_waiting: int = _setting(
+        "WORKER_MAX_WAITING",
+        200_000,
+        "Messages that wait for their turn in Redis, over all streams, where the policy limits or shares "
+        "anything. Each costs some 700 bytes there besides its entry; beyond this they stay unread, in the "
+        "order in which they came.",
+        unit="messages",
+        ge=100,
+        le=10_000_000,
     )
     dispatch_concurrency: int = _setting(
         "WORKER_DISPATCH_CONCURRENCY",

@@ -17,7 +17,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 OWN_KEYS = frozenset(
     {
         *("replies", "dead", "message", "worker", "workers", "floor", "cap", "cancels", "control"),
-        *("idempotency", "payload"),
+        *("idempotency", "payload", "delayed", "queue", "flows", "turns", "served", "deadlines", "rates"),
     }
 )
 """What follows the prefix in the worker's own keys (`core.keys`): no stream may be called so."""

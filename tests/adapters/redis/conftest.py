@@ -10,6 +10,7 @@ from worker.adapters.redis.connection import Purpose, RedisOptions, connect
 from worker.adapters.redis.inbox import RedisInbox
 from worker.adapters.redis.leases import LeaseOptions, RedisLeases
 from worker.adapters.redis.ledger import LedgerOptions, RedisLedger
+from worker.adapters.redis.queue import RedisQueue
 from worker.adapters.redis.scripts import ScriptRunner
 from worker.core.keys import Keys
 from worker.core.model import Entry, MessageKey, Record, Routing
@@ -29,15 +30,15 @@ class Worker:
     ledger: RedisLedger
     leases: RedisLeases
     inbox: RedisInbox
+    queue: RedisQueue
     runner: ScriptRunner
 
     async def reads(self, limit: int = 10) -> list[Entry]:
         return list(await self.inbox.read(limit))
 
     async def admits(self, key: MessageKey, **routing: Any) -> Record | None:
-        admission = Admission(
-            key, token=key.id, routing=Routing(job="render", namespace="default", **routing)
-        )
+        about = {"job": "render", "namespace": "default", **routing}
+        admission = Admission(key, token=key.id, routing=Routing(**about))
         return await self.ledger.admit(admission)
 
 
@@ -86,7 +87,8 @@ class Bench:
             await leases.beat()
         if steady:
             await self.redis.hset(KEYS.worker(name), "steady_since", 1)
-        worker = Worker(name, ledger, leases, inbox, runner)
+        queue = RedisQueue(self.redis, runner, KEYS, worker=name, group="workers")
+        worker = Worker(name, ledger, leases, inbox, queue, runner)
         self._workers.append(worker)
         return worker
 

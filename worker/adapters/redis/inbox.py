@@ -9,10 +9,14 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from worker.adapters.redis.connection import FAILURES, translate
+from worker.core.instants import entry_time_ms
 from worker.core.keys import Keys
 from worker.core.model import Entry, MessageKey
+from worker.core.turns import Shares, Strict
 from worker.errors import GroupMissing, WorkerError
 
+AT_ONCE = 16
+"""Entries of one stream before the next is considered, in strict order."""
 PENDING_PAGE = 1_000
 """Entry IDs per XPENDING: keeps one call short on a server that others wait for."""
 
@@ -23,7 +27,8 @@ class RedisInbox:
     Args:
         reader: a client without retries whose socket timeout exceeds `block_ms`; used for reads only.
         ops: a client for everything else.
-        streams: short name to weight; a read takes from each stream by its share.
+        streams: short name to weight; a read takes from each stream by its share,
+        ageing_seconds: or in the strict order of the weights, with this ageing; None: by shares.
         consumer: unique per process start, so that its pending entries are this process's.
     """
 
@@ -37,11 +42,14 @@ class RedisInbox:
         group: str,
         consumer: str,
         block_ms: int,
+        ageing_seconds: float | None = None,
     ) -> None:
         self._reader = reader
         self._ops = ops
         self._keys = keys
         self._weights = dict(streams)
+        self._shares = Shares(self._weights)
+        self._strict = None if ageing_seconds is None else Strict(self._weights, ageing_seconds)
         self._names = {keys.stream(name).encode(): name for name in streams}
         self._group = group
         self._consumer = consumer
@@ -59,15 +67,17 @@ class RedisInbox:
         except FAILURES as error:
             raise translate(error) from error
 
-    async def read(self, limit: int) -> Sequence[Entry]:
+    async def read(self, limit: int, within_seconds: float | None = None) -> Sequence[Entry]:
         """See `ports.Inbox.read`. With several streams, may exceed `limit` by one entry per stream."""
         try:
             if len(self._weights) > 1:
-                entries = await self._read_shares(limit)
+                entries = await (self._read_strict(limit) if self._strict else self._read_shares(limit))
                 if entries:
                     return entries
             count = max(1, limit // len(self._weights))
-            return await self._read_group(list(self._weights), count, self._block_ms)
+            # 0 would block for ever.
+            within_ms = self._block_ms if within_seconds is None else max(1, int(within_seconds * 1000))
+            return await self._read_group(list(self._weights), count, min(self._block_ms, within_ms))
         except FAILURES as error:
             named = translate(error)
             if isinstance(named, GroupMissing):
@@ -107,13 +117,49 @@ class RedisInbox:
                 raise
 
     async def _read_shares(self, limit: int) -> list[Entry]:
-        total = sum(self._weights.values())
+        total, left = sum(self._weights.values()), set(self._weights)
         entries: list[Entry] = []
-        for name, weight in sorted(self._weights.items(), key=lambda item: -item[1]):
-            room = limit - len(entries)
-            if room > 0:
-                entries += await self._read_group([name], min(room, max(1, limit * weight // total)), None)
+        while left and (room := limit - len(entries)) > 0:
+            name = self._shares.next(left)
+            count = min(room, max(1, limit * self._weights[name] // total))
+            read = await self._read_group([name], count, None)
+            self._shares = self._shares.charged(name, len(read))
+            entries += read
+            if len(read) < count:
+                left.discard(name)
         return entries
+
+    async def _read_strict(self, limit: int) -> list[Entry]:
+        heads = await self._heads() if self._strict else {}
+        entries: list[Entry] = []
+        while self._strict and heads and (room := limit - len(entries)) > 0:
+            name = self._strict.next(heads)
+            count = min(room, AT_ONCE)
+            read = await self._read_group([name], count, None)
+            entries += read
+            if len(read) < count:
+                del heads[name]
+            else:
+                # What follows is no older; its own time is not worth a question.
+                heads[name] = entry_time_ms(read[-1].key.id)
+        return entries
+
+    async def _heads(self) -> dict[str, int]:
+        """When the oldest unread entry of each stream that has one came, Unix milliseconds."""
+        pipeline = self._ops.pipeline(transaction=False)
+        for name in self._weights:
+            pipeline.xinfo_groups(self._keys.stream(name))
+        groups = await pipeline.execute()
+        pipeline = self._ops.pipeline(transaction=False)
+        for name, found in zip(self._weights, groups, strict=True):
+            last = [group["last-delivered-id"] for group in found if group["name"] == self._group.encode()]
+            pipeline.xrange(self._keys.stream(name), b"(" + (last[0] if last else b"0-0"), "+", count=1)
+        unread = await pipeline.execute()
+        return {
+            name: entry_time_ms(found[0][0].decode())
+            for name, found in zip(self._weights, unread, strict=True)
+            if found
+        }
 
     async def _read_group(self, names: Sequence[str], count: int, block_ms: int | None) -> list[Entry]:
         answer = await self._reader.xreadgroup(

@@ -11,7 +11,7 @@ from worker.adapters.redis.connection import FAILURES, server_time_ms, translate
 from worker.adapters.redis.records import decode_record
 from worker.adapters.redis.scripts import Script, ScriptRunner
 from worker.core.keys import Keys
-from worker.core.model import LEDGER_VERSION, MessageKey, Record
+from worker.core.model import LEDGER_VERSION, WAITING_CONSUMER, MessageKey, Record
 from worker.errors import GroupMissing
 from worker.ports import DeadWorker, Expiry
 
@@ -115,7 +115,7 @@ class RedisLeases:
             raise translate(error) from error
         streams = [self._keys.stream(name) for name in self._options.streams]
         retired = 0
-        for name in sorted(names - alive):
+        for name in sorted(names - alive - {WAITING_CONSUMER}):
             retired += await self._runner.run(
                 Script.RETIRE, [self._keys.workers, *streams], [self._options.group, name]
             )
@@ -149,7 +149,8 @@ class RedisLeases:
 
     async def _holders(self, stream: str) -> list[str]:
         summary = await self._ops.xpending(self._keys.stream(stream), self._options.group)
-        return [consumer["name"].decode() for consumer in summary["consumers"] or []]
+        names = [consumer["name"].decode() for consumer in summary["consumers"] or []]
+        return [name for name in names if name != WAITING_CONSUMER]
 
     async def _released(self, name: str) -> bool:
         return bool(await self._ops.hexists(self._keys.worker(name), "released"))

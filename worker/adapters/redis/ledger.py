@@ -23,6 +23,7 @@ from worker.core.lifecycle import (
     Fact,
     Intended,
     JobAccepted,
+    Parked,
     Progressed,
     Repeated,
     ReplyPublished,
@@ -127,6 +128,8 @@ class RedisLedger:
 
     async def _keep(self, before: Record, fact: Fact, after: Record) -> Record:
         match fact:
+            case Parked():
+                return await self._park(before, fact, after)
             case Intended():
                 args: Args = [after.attempt, self._options.quarantine_ms, after.intended_at_ms]
                 answer = await self._owned(Script.INTEND, before, args)
@@ -172,7 +175,7 @@ class RedisLedger:
             *self._reply(record, "result"),
         ]
         stream, ledger = self._keys.stream(key.stream), self._keys.message(key)
-        keys = [stream, ledger, reply_key, self._keys.dead, self._keys.cancels]
+        keys = [stream, ledger, reply_key, self._keys.dead, self._keys.cancels, *self._keys.caps]
         answer, confirmed = await self._runner.run_confirmed(Script.SETTLE, keys, args)
         if answer[0] == b"fenced":
             raise _refused(record, answer)
@@ -208,6 +211,26 @@ class RedisLedger:
         if routing.idempotency_key:
             name = self._keys.idempotency_in(routing.namespace, routing.job, routing.idempotency_key)
             await self._runner.run(Script.KEEP_KEY, [name], [str(key), milliseconds])
+
+    async def _park(self, before: Record, fact: Parked, after: Record) -> Record:
+        options, key = self._options, before.key
+        answer = await self._runner.run(
+            Script.PARK,
+            [
+                *(self._keys.stream(key.stream), self._keys.message(key)),
+                *(*self._keys.waiting(key.stream), *self._keys.caps),
+            ],
+            [options.group, options.worker, before.fence, key.id, fact.until_ms, fact.deadline_ms],
+        )
+        match answer[0]:
+            case b"ok":
+                return replace(after, fence=before.fence + 1)
+            case b"cancelled":
+                return replace(before, cancel=True)
+            case b"fenced":
+                raise _refused(before, answer)
+            case _:
+                raise _moved(before, answer)
 
     async def _keep_child(self, before: Record, after: Record) -> Record:
         options = self._options
@@ -252,8 +275,7 @@ class RedisLedger:
         if answer[0] == b"fenced":
             raise _refused(record, answer)
         if answer[0] == b"state":
-            message = f"the ledger has {record.key} as {answer[1].decode()}, not as {record.phase.value}"
-            raise IllegalTransition(message)
+            raise _moved(record, answer)
         if not confirmed:
             # Were it lost in a failover, nobody would know that Nomad was asked: so it is not, yet.
             message = f"the intent to dispatch {record.key} is written, but not confirmed as durable"
@@ -302,6 +324,12 @@ class RedisLedger:
 def _quoted(job_id: str) -> str:
     """Asked for each reply about a job."""
     return quote(job_id, safe="")
+
+
+def _moved(record: Record, answer: Sequence[bytes]) -> IllegalTransition:
+    return IllegalTransition(
+        f"the ledger has {record.key} as {answer[1].decode()}, not as {record.phase.value}"
+    )
 
 
 def _refused(record: Record, answer: Sequence[bytes]) -> Fenced | RecordGone:

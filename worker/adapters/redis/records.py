@@ -103,6 +103,7 @@ def decode_record(key: MessageKey, flat: Sequence[bytes] | dict[bytes, bytes]) -
         quarantine_until_ms=number("quarantine_until"),
         shown=text("shown"),
         stopping=text("stopping"),
+        picked_at_ms=number("picked"),
         cancel=bool(text("cancel")),
         runs=_runs(stored),
         retry_at_ms=number("retry_at"),

@@ -24,23 +24,28 @@ MAX_BATCH = 200
 
 
 class Script(Enum):
-    """Every script, by its file's name; the value tells which shared heads it needs."""
+    """Every script, by its file's name; then the shared heads it needs besides the common one."""
 
-    ADMIT = ("admit", False)
-    INTEND = ("intend", True)
-    PUT_OFF = ("put_off", True)
-    DISPATCHED = ("dispatched", False)
-    PROGRESS = ("progress", True)
-    REPEAT = ("repeat", True)
-    ORDER_STOP = ("order_stop", True)
-    SETTLE = ("settle", False)
-    BEAT = ("beat", False)
-    RELEASE = ("release", False)
-    TAKE = ("take", False)
-    RETIRE = ("retire", False)
-    TRIM = ("trim", False)
-    EXPIRE_DEAD = ("expire_dead", False)
-    KEEP_KEY = ("keep_key", False)
+    ADMIT = ("admit",)
+    PARK = ("park", "_slots", "_waiting")
+    PICK = ("pick", "_slots", "_waiting")
+    MEND = ("mend", "_waiting")
+    OCCUPY = ("occupy", "_owned", "_slots")
+    RECOUNT = ("recount",)
+    INTEND = ("intend", "_owned")
+    PUT_OFF = ("put_off", "_owned")
+    DISPATCHED = ("dispatched",)
+    PROGRESS = ("progress", "_owned")
+    REPEAT = ("repeat", "_owned")
+    ORDER_STOP = ("order_stop", "_owned")
+    SETTLE = ("settle", "_slots")
+    BEAT = ("beat",)
+    RELEASE = ("release",)
+    TAKE = ("take",)
+    RETIRE = ("retire",)
+    TRIM = ("trim",)
+    EXPIRE_DEAD = ("expire_dead",)
+    KEEP_KEY = ("keep_key",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +55,9 @@ class _Source:
 
 
 def _load(script: Script) -> _Source:
-    name, owned = script.value
+    name, *heads = script.value
     folder = files("worker.adapters.redis") / "lua"
-    parts = ["_common", *(["_owned"] if owned else []), name]
+    parts = ["_common", *heads, name]
     text = "\n".join((folder / f"{part}.lua").read_text() for part in parts)
     return _Source(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 

@@ -16,6 +16,7 @@ from worker.adapters.redis.connection import FAILURES, translate
 from worker.adapters.redis.inbox import RedisInbox
 from worker.adapters.redis.leases import LeaseOptions, RedisLeases
 from worker.adapters.redis.ledger import LedgerOptions, RedisLedger
+from worker.adapters.redis.queue import RedisQueue
 from worker.adapters.redis.scripts import ScriptRunner
 from worker.core.keys import Keys
 from worker.core.lifecycle import (
@@ -23,12 +24,14 @@ from worker.core.lifecycle import (
     Ended,
     Intended,
     JobAccepted,
+    Parked,
     Progressed,
     Repeated,
     StopOrdered,
     advance,
 )
-from worker.core.model import Outcome, Progress, Routing, Run, Verdict
+from worker.core.model import Outcome, Progress, Record, Routing, Run, Verdict
+from worker.core.policy import Policy
 from worker.errors import RedisUnsuitable
 from worker.ports import Admission, Clock
 
@@ -123,6 +126,8 @@ async def _rehearse(redis: Any, runner: ScriptRunner, keys: Keys, clock: Clock) 
     if record is None:
         message = "an entry just read could not be admitted"
         raise RedisUnsuitable(message)
+    queue = RedisQueue(redis, runner, keys, worker="first", group=_GROUP)
+    record = await _rehearse_queue(queue, first, record)
     record = await first.keep(record, Intended(0))
     record = await first.keep(record, DispatchPutOff("selftest", 0))
     record = await first.keep(record, Intended(0))
@@ -148,11 +153,27 @@ async def _rehearse(redis: Any, runner: ScriptRunner, keys: Keys, clock: Clock) 
     await leases_of("second").expire_dead(0, 0)
 
 
+async def _rehearse_queue(queue: RedisQueue, ledger: RedisLedger, record: Record) -> Record:
+    """Let the message wait, first for its time, then for its turn under limits of every kind."""
+    scopes = ("streams", "jobs", "namespaces", "tenants")
+    limits = {scope: {"*": {"cap": 1, "per_second": 1.0}} for scope in scopes}
+    policy = Policy.parse({"limits": {"cap": 1, **limits}})
+    parked = await ledger.keep(record, Parked(1, 2))
+    await queue.mend(parked.key.stream)
+    ((record, _),) = (await queue.pick(parked.key.stream, 1, policy)).messages
+    await ledger.keep(record, Parked(0, 0))
+    ((record, _),) = (await queue.pick(parked.key.stream, 1, policy)).messages
+    await queue.occupy(record, policy)
+    await queue.recount()
+    return record
+
+
 async def _remove(redis: Any, keys: Keys) -> None:
     """Delete what the rehearsal wrote; all of it is known by name except the one message."""
     names = [
         *(keys.stream("requests"), keys.replies, keys.dead, keys.dead_notice, keys.workers),
-        *(keys.floor("requests"), keys.worker("first"), keys.worker("second")),
+        *(keys.floor("requests"), keys.worker("first"), keys.worker("second"), keys.rates),
+        *(*keys.waiting("requests"), *keys.caps),
     ]
     try:
         for name in names:

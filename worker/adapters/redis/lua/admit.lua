@@ -20,6 +20,8 @@ if state then
       return {'elsewhere'}
     end
     redis.call('HSET', KEYS[2], 'owner', owner, 'fence', integer(tonumber(fence) + 1))
+    -- A recreated group delivers again what waited: it is made to wait again.
+    if state == 'waiting' then redis.call('HSET', KEYS[2], 'state', 'received') end
   end
   if token then return {'mine', redis.call('HGETALL', KEYS[2])} end
 end

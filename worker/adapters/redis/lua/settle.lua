@@ -1,10 +1,10 @@
 -- FINALIZE: the only place where a final reply appears; with it the dead letter and the acknowledgement.
--- KEYS: request stream, ledger, reply stream, dead-letter stream, cancels
+-- KEYS: request stream, ledger, reply stream, dead-letter stream, cancels, 5 sets of slots
 -- ARGV: group, entry ID, owner, fence, seq in memory, reply maxlen, retention milliseconds,
 --       n, n ledger fields and values, m, m dead-letter fields and values (0: none), reply fields
 -- Returns: {'ok', reply ID, seq} | {'settled', reply ID, seq} | {'fenced', ...}
 local group, id = ARGV[1], ARGV[2]
-local known = redis.call('HMGET', KEYS[2], 'owner', 'fence', 'state', 'seq', 'reply_id')
+local known = redis.call('HMGET', KEYS[2], 'owner', 'fence', 'state', 'seq', 'reply_id', 'slots')
 if known[3] == 'settled' then
   redis.call('XACK', KEYS[1], group, id)
   return {'settled', known[5] or '', known[4] or '0'}
@@ -42,7 +42,8 @@ end
 redis.call('HSET', KEYS[2], 'state', 'settled', 'reply_id', reply_id, 'seq', integer(seq),
   'finished_at', integer(now_ms()), unpack(ledger))
 redis.call('HDEL', KEYS[2], 'owner', 'fence', 'shown', 'stopping', 'cancel', 'quarantine_until',
-  'placed_at', 'retry_at')
+  'placed_at', 'retry_at', 'slots', 'picked', 'until', 'deadline')
+free_slots(known[6], 6, KEYS[2])
 redis.call('ZREM', KEYS[5], KEYS[2])
 redis.call('PEXPIRE', KEYS[2], ARGV[7])
 redis.call('XACK', KEYS[1], group, id)

@@ -33,6 +33,8 @@ for i = 6, #ARGV do
         'received_at', integer(now_ms()))
     end
     redis.call('HSET', ledger, 'owner', taker)
+    -- It waited, and a recreated group had delivered it again to the dead worker.
+    if state == 'waiting' then redis.call('HSET', ledger, 'state', 'received') end
     redis.call('HINCRBY', ledger, 'fence', 1)
     redis.call('HINCRBY', ledger, 'takeovers', died)
     -- Claiming a deleted entry would drop it from the pending list, and with it the only way to find
