@@ -17,7 +17,7 @@ BENCH   ?=
 .PHONY: help demo test test-slow soak bench bench-full lint format docs lock dist clean
 
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(STAMP) ## Set up, then run twelve varied requests against an embedded Redis and Nomad simulator
 	$(BIN)/dispatch-worker dev --demo 12
@@ -37,6 +37,21 @@ bench: $(STAMP) ## Set up, then measure for some two minutes (one alone: make be
 bench-full: $(STAMP) ## Set up, then measure with more and longer rounds
 	$(BIN)/python -m benchmarks --full $(BENCH)
 
+.PHONY: test-deploy test-kube image-test deploy-tools chart-docs sbom
+test-deploy: $(STAMP) sbom ## Set up, then check image file, chart, compose file, Nomad jobs and wheel
+	$(BIN)/pytest -m deploy -n $(WORKERS) tests/deploy $(PYTEST)
+
+test-kube: $(STAMP) ## Set up, then install the chart on a real kube-apiserver (builds it: minutes; needs etcd)
+	PYTHON=$(PYTHON) deploy/tools.sh kube
+	$(BIN)/pytest -m kube -n 0 tests/deploy $(PYTEST)
+
+image-test: $(STAMP) ## Set up, then build the image on a base of Debian packages and run it (root, buildah, mmdebstrap)
+	$(BIN)/pytest -m image -n 0 tests/deploy $(PYTEST)
+
+# Exit code 3: there is no Go. What needs its commands is then skipped, in CI it fails.
+deploy-tools:
+	@PYTHON=$(PYTHON) deploy/tools.sh || [ $$? -eq 3 ]
+
 lint: $(STAMP) ## Check style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -48,6 +63,11 @@ format: $(STAMP) ## Put the code into its form
 
 docs: $(STAMP) ## Write the pages that are made from the code
 	$(BIN)/dispatch-worker config --format markdown > docs/settings.md
+	$(BIN)/python deploy/helm/schema.py
+	$(BIN)/python deploy/licences.py
+
+chart-docs: deploy-tools ## Write the chart's README
+	.tools/bin/helm-docs --log-level error --chart-search-root deploy/helm --sort-values-order file
 
 $(STAMP): $(LOCK) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -67,6 +87,10 @@ lock: $(UV) ## Choose the newest versions that pyproject.toml allows, and write 
 	$(COMPILE) --constraint $(LOCK) --extra fast --extra otel -o requirements/runtime.lock
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --custom-compile-command "make lock" --constraint $(LOCK) --group build -o requirements/build.lock
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --custom-compile-command "make lock" --upgrade --group deploy -o requirements/deploy.lock
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --custom-compile-command "make lock" --upgrade --group go -o requirements/go.lock
 
 $(UV):
 	$(PYTHON) -m venv --clear .tools/uv
@@ -75,6 +99,16 @@ $(UV):
 dist: $(STAMP) ## Build the source distribution and the wheel, byte for byte the same from the same commit
 	rm -rf dist
 	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} $(BIN)/python -m build --no-isolation
+
+sbom: dist deploy-tools ## Build, install that into an empty environment, and write what came with it: dist/sbom.cdx.json
+	rm -rf .tools/runtime && $(PYTHON) -m venv --without-pip .tools/runtime
+	$(INSTALL) --require-hashes -r requirements/runtime.lock
+	$(INSTALL) --no-index --no-deps dist/*.whl
+	.tools/checks/bin/cyclonedx-py environment --output-reproducible --output-file dist/sbom.cdx.json \
+	  .tools/runtime/bin/python
+
+INSTALL = .tools/checks/bin/pip --quiet --disable-pip-version-check --python .tools/runtime/bin/python \
+  install --only-binary :all: --no-compile
 
 clean: ## Remove everything that was made
 	rm -rf $(VENV) .tools build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -11,6 +11,11 @@
 {{- if and .redis.url .redis.urlSecret.name -}}
 {{- $faults = append $faults "redis.url and redis.urlSecret.name are both set. Keep one." -}}
 {{- end -}}
+{{- range $name, $secret := dict "nomad.token" .nomad.token "redis.password" .redis.password -}}
+{{- if and $secret.existingSecret $secret.value -}}
+{{- $faults = append $faults (printf "%s.existingSecret and %s.value are both set: which one counts would be a guess. Keep the Secret." $name $name) -}}
+{{- end -}}
+{{- end -}}
 {{- if and .redis.tls.existingSecret .redis.url (not (hasPrefix "rediss" .redis.url)) -}}
 {{- $faults = append $faults "redis.tls is set, but redis.url asks for no TLS. Begin it with rediss." -}}
 {{- end -}}
@@ -35,6 +40,14 @@
 {{- if and (gt (len .queue.streams) 1) (not (contains "{stream}" (default "" .settings.WORKER_TOKEN_TEMPLATE))) -}}
 {{- $faults = append $faults "queue.streams names several, but settings.WORKER_TOKEN_TEMPLATE lacks {stream}: two streams can hold one entry ID, and Nomad would drop the second message. Set it to {stream}:{message_id}." -}}
 {{- end -}}
+{{- range .extraEnv -}}
+{{- if or (hasKey $.Values.settings .name) (has .name (list "NOMAD_ADDR" "NOMAD_TOKEN" "NOMAD_TOKEN_FILE" "REDIS_URL" "REDIS_PASSWORD_FILE" "WORKER_STREAMS" "WORKER_PREFIX" "WORKER_GROUP" "WORKER_DRAIN_SECONDS" "WORKER_HTTP_ADDR" "WORKER_ALLOW_FILE" "WORKER_NAME")) -}}
+{{- $faults = append $faults (printf "extraEnv sets %s, which another value gives: the chart would reckon with that one, the worker with this." .name) -}}
+{{- end -}}
+{{- end -}}
+{{- if and (eq .updateStrategy.type "Recreate") .updateStrategy.rollingUpdate -}}
+{{- $faults = append $faults "updateStrategy.type is Recreate, which takes no rollingUpdate. Set updateStrategy.rollingUpdate to null." -}}
+{{- end -}}
 {{- $names := list -}}
 {{- range .queue.streams -}}
 {{- if has .name $names -}}
@@ -44,9 +57,6 @@
 {{- end -}}
 {{- if and (contains "+cluster" .redis.url) (ne (len (regexFindAll "\\{[^{}]+\\}" .queue.prefix -1)) 1) -}}
 {{- $faults = append $faults "queue.prefix must hold exactly one hash tag, such as {dispatch}, with Redis Cluster." -}}
-{{- end -}}
-{{- if and .podDisruptionBudget.enabled (not (kindIs "invalid" .podDisruptionBudget.minAvailable)) (not (kindIs "invalid" .podDisruptionBudget.maxUnavailable)) -}}
-{{- $faults = append $faults "podDisruptionBudget takes minAvailable or maxUnavailable. Set the other to null." -}}
 {{- end -}}
 {{- if .keda.enabled -}}
 {{- if gt (int .keda.minReplicas) (int .keda.maxReplicas) -}}
