@@ -10,11 +10,12 @@ UV     := .tools/uv/bin/uv
 # More arguments for pytest: make test PYTEST="-k settings"
 PYTEST  ?=
 WORKERS ?= auto
+MUTATIONS ?=
 BENCH   ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow soak bench bench-full lint format docs lock dist clean
+.PHONY: help demo test test-slow soak mutations bench bench-full lint format docs lock dist clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +31,9 @@ test-slow: $(STAMP) ## Set up, then run the tests that take minutes
 
 soak: $(STAMP) ## Break everything while 10,000 messages flow (SEED, MESSAGES, SEEDS in a row, TOPOLOGY=sentinel)
 	$(BIN)/python -m tests.soak
+
+mutations: $(STAMP) ## Plant faults in a copy of the product, one at a time; the tests that guard it must fail
+	$(BIN)/python -m tests.faults.mutations $(MUTATIONS)
 
 bench: $(STAMP) ## Set up, then measure for some two minutes (one alone: make bench BENCH=end_to_end)
 	$(BIN)/python -m benchmarks $(BENCH)

@@ -29,9 +29,17 @@ CRASHES = {
     "F04_c10_about_to_settle": step("ledger.settle", "kill", "before"),
     "F04_c12_settled": step("ledger.settle", "kill", "after"),
 }
+TELLING = {"F01_c01_read_and_not_admitted", "F02_c05_sent_and_not_recorded", "F04_c12_settled"}
+"""Caused in every run of the tests."""
 
 
-@pytest.mark.parametrize("crash", CRASHES.values(), ids=CRASHES.keys())
+@pytest.mark.parametrize(
+    "crash",
+    [
+        pytest.param(crash, id=name, marks=[pytest.mark.telling] if name in TELLING else [])
+        for name, crash in CRASHES.items()
+    ],
+)
 async def test_a_worker_killed_at_a_step(world: Fleet, crash: dict[str, object]) -> None:
     first, _ = await asyncio.gather(start_with(world, crash), start_with(world, DEAF))
     message_id = await world.send(job="render", meta=json.dumps({"run_for": "700ms"}))
@@ -59,6 +67,7 @@ async def test_F03_every_message_of_a_killed_worker_is_adopted_within_15_s(patie
     await all_is_well(world, {held: 0})
 
 
+@pytest.mark.telling
 async def test_c02_a_lost_answer_of_a_read_is_found_by_reconciling(world: Fleet) -> None:
     async with proxied(world.server.port) as network:
         world.url = f"redis://127.0.0.1:{network.port}/0"
@@ -74,6 +83,7 @@ async def test_c02_a_lost_answer_of_a_read_is_found_by_reconciling(world: Fleet)
         await all_is_well(world, {message_id: 0})
 
 
+@pytest.mark.telling
 async def test_c06_F26_a_dispatch_that_nomad_answers_too_late_makes_one_job(world: Fleet) -> None:
     world.nomad.faults.events_before_answers(2.5, times=1)
     await world.start()
@@ -85,6 +95,7 @@ async def test_c06_F26_a_dispatch_that_nomad_answers_too_late_makes_one_job(worl
     await all_is_well(world, {message_id: 0})
 
 
+@pytest.mark.telling
 async def test_c11_a_settlement_whose_answer_was_lost_is_not_repeated(world: Fleet) -> None:
     worker = await start_with(world, step("ledger.settle", "lose", "after"))
 
@@ -99,6 +110,7 @@ async def _logged(worker: WorkerProcess, event: str) -> bool:
     return bool(worker.logged(event))
 
 
+@pytest.mark.telling
 async def test_F06_c13_a_worker_paused_past_its_lease_settles_nothing(world: Fleet) -> None:
     sleeper, taker = await asyncio.gather(
         start_with(world, step("ledger.settle", "pause", "before")), start_with(world, DEAF)
@@ -277,6 +289,7 @@ async def test_F20_c25_a_message_that_kills_its_workers_is_buried_before_it_kill
     await all_is_well(world, {message_id: None})
 
 
+@pytest.mark.telling
 async def test_F44_c26_a_worker_told_to_stop_twice_leaves_at_once_and_loses_nothing(world: Fleet) -> None:
     first = await world.start()
     held = await world.holds()

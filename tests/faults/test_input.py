@@ -51,6 +51,7 @@ FAULTY: dict[str, tuple[dict[str | bytes, str | bytes], str]] = {
 }
 
 
+@pytest.mark.telling
 async def test_F19_c24_every_faulty_entry_is_answered_once_and_buried(world: Fleet) -> None:
     worker = await world.start()
 

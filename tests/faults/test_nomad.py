@@ -179,6 +179,7 @@ REFUSED: dict[str, tuple[dict[str, str | bytes], str]] = {
 }
 
 
+@pytest.mark.telling
 async def test_F30_what_nomad_refuses_for_good_is_buried_at_once(world: Fleet) -> None:
     plain = scripted("plain")
     plain["ParameterizedJob"] = None

@@ -155,6 +155,7 @@ async def test_F45_workers_of_two_releases_on_one_group_each_finish_what_is_thei
     await all_is_well(world, dict.fromkeys([olds, *sent], 0))
 
 
+@pytest.mark.telling
 async def test_F22_requests_sent_before_any_worker_ever_ran_are_served(world: Fleet) -> None:
     sent = [await world.send(job="render") for _ in range(5)]
 

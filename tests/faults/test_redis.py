@@ -67,6 +67,7 @@ async def test_F11_c16_after_an_outage_longer_than_every_lease_all_goes_on_with_
     await all_is_well(world, dict.fromkeys([*held, new], 0))
 
 
+@pytest.mark.telling
 async def test_F12_c21_after_flushall_what_runs_is_answered_and_new_requests_are_served(world: Fleet) -> None:
     worker = await world.start()
     held = await world.holds()
