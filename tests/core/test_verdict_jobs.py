@@ -144,6 +144,19 @@ def test_a_preempted_allocation_has_no_link_to_the_one_that_took_its_place() -> 
     assert [one["counts"] for one in given.evidence["allocations"]] == [False, True]
 
 
+def test_a_drained_allocation_that_was_placed_again_does_not_count() -> None:
+    # Nomad 2.0 does not place drained batch work again; others may.
+    old = allocation(
+        {"main": killed()}, desired="stop", wanted="alloc is being migrated", id="old", next="new"
+    )
+    new = allocation({"main": ran()}, id="new", created=30)
+
+    given = outcome(snapshot(job("dead"), [new, old], [evaluation(), evaluation("node-drain", created=15)]))
+
+    assert given.verdict is Verdict.SUCCEEDED
+    assert [one["counts"] for one in given.evidence["allocations"]] == [False, True]
+
+
 def test_a_lost_allocation_that_came_back_does_not_count_beside_its_replacement() -> None:
     # Both copies ran to their end; the first, cut off, even exited 0.
     old = allocation({"main": ran()}, "complete", "stop", wanted=NODE_DOWN, id="old", next="new")
