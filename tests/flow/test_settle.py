@@ -4,7 +4,7 @@ import pytest
 
 from tests.flow.world import FakeNomad, HandClock, message
 from worker.core.lifecycle import Fact, ReplyPublished, advance
-from worker.core.model import MessageKey, Outcome, Phase, Record, Verdict
+from worker.core.model import MessageKey, Outcome, Phase, Record, Run, Verdict
 from worker.errors import JobUnknown, NomadUnavailable, PayloadLost, PoisonMessage
 from worker.flow.instruments import NoInstruments
 from worker.flow.settle import Settle, outcome_of
@@ -48,7 +48,12 @@ class World:
         )
 
     async def ends(
-        self, verdict: Verdict, *, job_id: str = "render/dispatch-1-a", intended_ms_ago: int = 4_250
+        self,
+        verdict: Verdict,
+        *,
+        job_id: str = "render/dispatch-1-a",
+        intended_ms_ago: int = 4_250,
+        **fields: object,
     ) -> Outcome:
         """Settle a message with this verdict; returns the outcome as it was published."""
         now_ms = self.clock.now_ms()
@@ -60,6 +65,7 @@ class World:
             intended_at_ms=now_ms - intended_ms_ago if intended_ms_ago else 0,
             dispatched_at_ms=now_ms - 4_000 if job_id else 0,
             outcome=Outcome(verdict, evidence=DECIDING),
+            **fields,
         ).record
         assert record is not None
         settled = await self.settle.settle(await self.settle.complete(record))
@@ -78,7 +84,16 @@ async def test_durations_tell_the_wait_the_run_and_the_whole() -> None:
 async def test_a_record_that_does_not_tell_when_its_dispatch_began_counts_it_as_waiting() -> None:
     outcome = await World().ends(Verdict.SUCCEEDED, intended_ms_ago=0)
 
-    assert outcome.evidence["durations"] == {"run": 2.0, "queue": 2.0, "total": 6.0}
+    assert outcome.evidence["durations"] == {"run": 2.0, "queue": 2.0, "dispatch": 0.0, "total": 6.0}
+
+
+async def test_the_durations_of_a_repeated_run_are_its_own() -> None:
+    world = World()
+    first = Run(1, "render/dispatch-1-0", Verdict.FAILED, ended_at_ms=world.clock.now_ms() - 4_500)
+
+    outcome = await world.ends(Verdict.SUCCEEDED, runs=(first,))
+
+    assert outcome.evidence["durations"] == {"run": 2.0, "queue": 0.25, "dispatch": 0.25, "total": 6.0}
 
 
 async def test_a_failed_tasks_last_words_are_cut_to_size_and_need_not_be_text() -> None:

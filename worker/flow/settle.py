@@ -83,13 +83,18 @@ class Settle:
                 log.warning("job.not_purged", job_id=job_id, code=error.code, error=str(error))
 
     def _durations(self, record: Record, outcome: Outcome) -> dict[str, Any]:
-        """Seconds, as this worker and its predecessors saw them, besides those that Nomad tells."""
+        """Seconds, as this worker and its predecessors saw them, besides those that Nomad tells.
+
+        All but the total are of the last run.
+        """
         queued_ms = record.queued_at_ms(record.received_at_ms)
+        waited_since_ms = record.runs[-1].ended_at_ms if record.runs else queued_ms
         told = dict(outcome.evidence.get("durations") or {})
-        told["queue"] = max(0, (record.intended_at_ms or record.dispatched_at_ms) - queued_ms) / 1000
-        if record.intended_at_ms:
-            # A record of an older version does not tell.
-            told["dispatch"] = max(0, record.dispatched_at_ms - record.intended_at_ms) / 1000
+        if record.dispatched_at_ms:
+            # A record of an older version does not tell when the dispatch began.
+            began_ms = record.intended_at_ms or record.dispatched_at_ms
+            told["queue"] = max(0, began_ms - waited_since_ms) / 1000
+            told["dispatch"] = max(0, record.dispatched_at_ms - began_ms) / 1000
         told["total"] = max(0, self._clock.now_ms() - queued_ms) / 1000
         return told
 
