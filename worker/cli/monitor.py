@@ -142,13 +142,14 @@ class Monitor:
     def _retry(self, reply: Reply) -> list[str]:
         """What is tried again, by the client or by the servers: Nomad's own command does not tell."""
         told = reply.data
-        what = f'Allocation "{self._id(told.get("allocation", ""))}"'
+        allocation = f'allocation "{self._id(told.get("allocation", ""))}"'
         if told.get("what") == "restart":
-            what = f'Task "{told.get("task", "")}" of allocation "{self._id(told.get("allocation", ""))}"'
-        why = "" if told.get("exit_code") is None else f" (exit code {told['exit_code']})"
+            what = f'Task "{told.get("task", "")}" of {allocation} is restarted'
+        else:
+            what = f"{allocation.capitalize()} is rescheduled"
         at = f" at {told['next_at']}" if told.get("next_at") else ""
-        again = "restarted" if told.get("what") == "restart" else "rescheduled"
-        return [f"    {_time(reply)}: {what} is {again}{at}: try {told.get('attempt', '?')}{why}"]
+        why = "" if told.get("exit_code") is None else f" (exit code {told['exit_code']})"
+        return [f"    {_time(reply)}: {what}{at}: try {told.get('attempt', '?')}{why}"]
 
     def _id(self, identifier: str) -> str:
         return identifier if self._verbose else identifier[:_SHORT_ID_LENGTH]

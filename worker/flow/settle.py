@@ -49,9 +49,10 @@ class Settle:
         outcome = record.outcome
         if outcome is None or not record.job_id:
             return record
+        durations = self._durations(record, outcome)
         record = with_runs(record, self._clock.now_ms())
         outcome = record.outcome or outcome
-        evidence = {**outcome.evidence, "durations": self._durations(record, outcome)}
+        evidence = {**outcome.evidence, "durations": durations}
         if self._log_tail_bytes and outcome.verdict not in NO_LOGS:
             evidence["logs"] = await self._last_words(record, outcome)
         return replace(record, outcome=replace(outcome, evidence=evidence))
