@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from worker.client import DispatchClient, Request
 from worker.core.keys import Keys
 from worker.dev.demo_jobs import demo_jobs
+from worker.dev.simulator import Simulator
 from worker.dev.stack import DevStack
 
 KEYS = Keys("{dispatch}")
@@ -87,10 +88,12 @@ async def until(fact: Callable[[], Awaitable[bool]], seconds: float, what: str) 
 
 
 @asynccontextmanager
-async def stage(settings: Mapping[str, str] | None = None) -> AsyncIterator[Stage]:
+async def stage(
+    settings: Mapping[str, str] | None = None, *, nomad: Simulator | None = None
+) -> AsyncIterator[Stage]:
     """Redis, Nomad simulator and one worker, with jobs to run."""
     quiet = {"WORKER_LOG_LEVEL": "error", **(settings or {})}
-    async with DevStack(demo_jobs(), settings=quiet) as stack, stack.client() as client:
+    async with DevStack(demo_jobs(), settings=quiet, nomad=nomad) as stack, stack.client() as client:
         redis = Redis.from_url(stack.redis.url)
         try:
             yield Stage(stack, client, redis)
