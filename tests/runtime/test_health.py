@@ -1,6 +1,13 @@
 """A stalled loop fails the liveness check; what serving needs fails the readiness check only."""
 
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
 from worker.runtime.health import Health
+
+pytestmark = pytest.mark.anyio
 
 
 class Hand:
@@ -55,3 +62,24 @@ def test_conditions_and_stalls_make_a_worker_unready_but_only_stalls_make_it_dea
     assert health.not_ready() == {}
     clock.now += 31
     assert health.not_ready() == {"reader": "has not come round in time"}
+
+
+async def test_a_loop_that_is_told_to_end_is_not_missed_however_long_the_drain_lasts() -> None:
+    clock = Hand()
+    health = Health(30, monotonic=clock)
+    running = asyncio.Event()
+
+    async def run(tick: Callable[[], None]) -> None:
+        tick()
+        running.set()
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(health.watched("reader", run))
+    await running.wait()
+    clock.now += 31
+    stalled = health.stalled()
+    task.cancel()
+    await asyncio.wait([task])
+
+    assert stalled == ["reader"]
+    assert health.not_alive() == {}

@@ -149,19 +149,21 @@ class App:
         await self._until_redis_is_there(parts.inbox.prepare)
         # The lease comes before the first read: an entry must never be held by a worker without one.
         await self._until_redis_is_there(parts.heartbeat.beat)
-        tree.start("heartbeat", parts.heartbeat.run())
+        tree.start("heartbeat", parts.health.watched("heartbeat", parts.heartbeat.run))
         for feed in parts.feeds:
             tree.start(f"feed {feed.name}", feed.follow())
             tree.start(f"sweep {feed.name}", feed.sweep_often())
-        tree.start("take over", parts.housekeeping.take_over(parts.health.loop("take over")))
+        tree.start("take over", parts.health.watched("take over", parts.housekeeping.take_over))
         tree.start("reconcile", parts.housekeeping.reconcile())
         tree.start("tidy", parts.housekeeping.tidy())
-        tree.start("cancels", parts.cancel_feed.run(parts.health.loop("cancels")))
-        tree.start("readiness", judge_readiness(parts, self.ready))
+        tree.start("cancels", parts.health.watched("cancels", parts.cancel_feed.run))
+        tree.start(
+            "readiness", parts.health.watched("readiness", partial(judge_readiness, parts, self.ready))
+        )
         tree.start("lookout", parts.lookout.run())
         tree.start("policy", parts.policy_file.run())
-        tree.start("queue", parts.waiting.run(parts.health.loop("queue")))
-        tree.start("intake", parts.intake.run(parts.health.loop("intake")))
+        tree.start("queue", parts.health.watched("queue", parts.waiting.run))
+        tree.start("intake", parts.health.watched("intake", parts.intake.run))
         parts.health.condition("started", ok=True)
 
     async def _leave(self, parts: Parts, tree: TaskTree) -> None:

@@ -4,7 +4,7 @@ Knows nothing of the loops it watches: each tells when it came round, each condi
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 
 class Ticker:
@@ -49,6 +49,18 @@ class Health:
         ticker = Ticker(self, name, stall_seconds or self._stall_seconds)
         self._tickers.append(ticker)
         return ticker
+
+    async def watched(self, name: str, run: Callable[[Ticker], Awaitable[None]]) -> None:
+        """Run a loop, handing it its ticker. When it ends, told to or cancelled, nobody misses it.
+
+        Else a worker that leaves would look stalled as soon as its drain lasts for longer than a stall, and
+        would lose its lease over it.
+        """
+        ticker = self.loop(name)
+        try:
+            await run(ticker)
+        finally:
+            ticker.done()
 
     def forget(self, ticker: Ticker) -> None:
         """Watch a loop no longer."""

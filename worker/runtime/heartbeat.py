@@ -68,9 +68,10 @@ class Heartbeat:
         self._clock.heard(redis_ms, sent_at)
         self._lease.renewed(sent_at)
 
-    async def run(self) -> None:
-        """Beat for ever."""
+    async def run(self, tick: Callable[[], None]) -> None:
+        """Beat for ever; `tick` on every round, so that a stalled heartbeat is noticed."""
         while True:
+            tick()
             if stalled := self._stalled():
                 log.error("heartbeat.withheld", stalled=stalled)
             else:

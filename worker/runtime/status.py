@@ -4,7 +4,7 @@ Decides nothing; everything is looked up when somebody asks, or once a second fo
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from worker.runtime.wiring import Parts
@@ -13,9 +13,13 @@ READINESS_SECONDS = 0.5
 IN_FLIGHT_SHOWN = 1_000
 
 
-async def judge_readiness(parts: Parts, ready: asyncio.Event) -> None:
-    """Keep the conditions of readiness true, for ever; `ready` is set when all hold for the first time."""
+async def judge_readiness(parts: Parts, ready: asyncio.Event, tick: Callable[[], None]) -> None:
+    """Keep the conditions of readiness true, for ever; `ready` is set when all hold for the first time.
+
+    It calls `tick` on every round: /readyz would say for ever what was true once, if it stalled.
+    """
     while True:
+        tick()
         parts.health.condition(
             "redis",
             ok=parts.lease.remaining_seconds > 0,
