@@ -132,7 +132,7 @@ REDIS = Row(
         ),
         Panel(
             "Fenced, reconnected",
-            "Steps the ledger refused a former owner, and event streams opened again.",
+            "Steps the ledger refused a former owner, and connections that came back after they were lost.",
             "reqps",
             [
                 Query(rate("fenced_total", J, "operation"), "fenced: {{operation}}"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from worker.adapters.nomad.calls import Operation
 from worker.core.backlog import Backlog, StreamBacklog
 from worker.core.model import MessageKey, Outcome, Phase, Place, Record, Routing, Verdict
-from worker.errors import Fenced, NomadBusy, NotAllowed, RedisFull
+from worker.errors import Fenced, NomadBusy, NotAllowed, RedisFull, RedisUnavailable
 from worker.flow.instruments import Instruments
 from worker.runtime.measured import measured
 from worker.runtime.metrics import NAMED_JOBS, Local, Metrics
@@ -216,6 +216,25 @@ def test_what_redis_and_nomad_answered_is_counted() -> None:
     assert value(metrics, "redis_errors_total", operation="read", kind=RedisFull.code) == 1
     assert value(metrics, "nomad_requests_total", operation="dispatch", code="200") == 1
     assert value(metrics, "nomad_request_duration_seconds_count", operation="dispatch") == 1
+
+
+def test_a_connection_that_comes_back_is_counted_once_per_loss() -> None:
+    metrics = made()
+
+    metrics.feed_opened(PLACE)
+    metrics.redis_answered("read", "ok", 0.1)
+    before = [value(metrics, "reconnects_total", kind=kind) for kind in ("event_stream", "redis")]
+    for _ in range(3):
+        metrics.feed_lost(PLACE, "nomad.event_stream_lost")
+        metrics.redis_answered("read", RedisUnavailable.code, 0.1)
+    metrics.feed_opened(PLACE)
+    metrics.redis_answered("read", RedisFull.code, 0.1)
+    metrics.redis_answered("beat", "ok", 0.1)
+    metrics.redis_answered("read", "ok", 0.1)
+
+    assert before == [0, 0]
+    assert value(metrics, "reconnects_total", kind="event_stream") == 1
+    assert value(metrics, "reconnects_total", kind="redis") == 1
 
 
 def test_metrics_are_instruments() -> None:

@@ -121,6 +121,7 @@ class Families:
         self.dispatches = self._counter(
             "dispatches_total", "Dispatches that Nomad answered for good.", "nomad_job", "outcome"
         )
+        # Without the job, as a histogram is seven series for each; the children that slow a job's are told.
         self.dispatch_seconds = self._histogram(
             "dispatch_duration_seconds", "Time Nomad took to answer a dispatch.", ANSWERS
         )
@@ -162,7 +163,9 @@ class Families:
 
     def _declare_redis(self) -> None:
         self.redis_errors = self._counter("redis_errors_total", "Failed Redis calls.", "operation", "kind")
-        self.reconnects = self._counter("reconnects_total", "Connections opened again.", "kind")
+        self.reconnects = self._counter(
+            "reconnects_total", "Connections that came back after they were lost.", "kind"
+        )
         self.fenced = self._counter("fenced_total", "Steps the ledger refused a former owner.", "operation")
 
     def _declare_shared(self) -> None:

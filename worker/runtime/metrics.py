@@ -85,6 +85,8 @@ class Metrics:
         self._codes = codes()
         self._jobs: set[str] = set()
         self._feed_times: dict[Place, Gauge] = {}
+        self._lost_feeds: set[Place] = set()
+        self._redis_away = False
         self.families.limit.set(max_in_flight)
         self.families.build.labels(version, revision, platform.python_version()).set(1)
         self._begin_at_zero(places)
@@ -128,7 +130,7 @@ class Metrics:
             (families.repeated, (get_args(RetriedVerdict),)),
             (families.dead_letters, (self._streams, DEAD_LETTERED)),
             (families.frames, (("heartbeat", "events"),)),
-            (families.reconnects, (("event_stream",),)),
+            (families.reconnects, (("event_stream", "redis"),)),
             (families.orders, (ACTIONS, ("done", "refused", "failed"))),
             (families.fenced, (LEDGER_OPERATIONS,)),
             (families.redis_errors, (REDIS_OPERATIONS, (RedisUnavailable.code,))),
@@ -216,12 +218,15 @@ class Metrics:
     def feed_opened(self, place: Place) -> None:
         """See `Instruments.feed_opened`."""
         self.families.feed_connected.labels(place.region, place.namespace).set(1)
+        if place in self._lost_feeds:
+            self._lost_feeds.remove(place)
+            self.families.reconnects.labels("event_stream").inc()
 
     def feed_lost(self, place: Place, code: str) -> None:
         """See `Instruments.feed_lost`."""
         self.families.feed_connected.labels(place.region, place.namespace).set(0)
         self.families.feed_losses.labels(self._code(code)).inc()
-        self.families.reconnects.labels("event_stream").inc()
+        self._lost_feeds.add(place)
 
     def feed_read(self, place: Place, *, heartbeat: bool) -> None:
         """See `Instruments.feed_read`."""
@@ -248,7 +253,13 @@ class Metrics:
         self.families.request_nomad_seconds.labels(timed).observe(seconds)
 
     def redis_answered(self, operation: str, code: str, _seconds: float) -> None:
-        """A step against Redis ended; `code` is `ok` or an error's. Only failures are counted."""
+        """A step against Redis ended; `code` is `ok` or an error's. Failures are counted, and their end."""
+        if code == "ok":
+            if self._redis_away:
+                self._redis_away = False
+                self.families.reconnects.labels("redis").inc()
+            return
+        self._redis_away = self._redis_away or code == RedisUnavailable.code
         if code == Fenced.code and operation in LEDGER_OPERATIONS:
             self.families.fenced.labels(operation).inc()
         elif code.startswith("redis.") and code in self._codes:
