@@ -144,7 +144,11 @@ async def test_every_command_of_the_runbook_works() -> None:
     async with stage() as world:
         settled = await world.load()
         (held, *_) = await world.hold(2)
-        letters = await world.redis.xrange(KEYS.dead)
+        letters = [
+            letter.decode()
+            for letter, fields in await world.redis.xrange(KEYS.dead)
+            if fields[b"dead_code"] == b"nomad.job_unknown"
+        ]
         environment = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -159,7 +163,7 @@ async def test_every_command_of_the_runbook_works() -> None:
             for block in found:
                 # What is cancelled must still run; everything else is asked of a message that has ended.
                 message = held if "cancel" in block else settled[1]
-                variables = {**environment, "MESSAGE": message, "DEAD_LETTER": letters[0][0].decode()}
+                variables = {**environment, "MESSAGE": message, "DEAD_LETTER": letters[0]}
                 ended = await asyncio.to_thread(_run, block, variables)
                 if ended.returncode != 0 or not (ended.stdout or ended.stderr or "gc" in block):
                     failed.append((page, block, ended.returncode, ended.stdout[-300:], ended.stderr[-300:]))

@@ -181,6 +181,7 @@ class App:
 
     async def _hand_over(self, parts: Parts, tree: TaskTree) -> None:
         # Refuse: a read under way is waited out; were it cancelled, what it brings would be lost from sight.
+        tree.may_end("queue", "intake")
         parts.waiting.stop()
         parts.intake.stop()
         await tree.finish("intake", self._settings.block_seconds + 4)

@@ -22,12 +22,17 @@ class TaskTree:
     def __init__(self, failed: Callable[[BaseException], None]) -> None:
         self._failed = failed
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._may_end: set[str] = set()
 
     def start(self, name: str, loop: Coroutine[Any, Any, None]) -> None:
         """Run a loop under a name that is not in use."""
         task = asyncio.create_task(loop, name=name)
         self._tasks[name] = task
         task.add_done_callback(self._ended)
+
+    def may_end(self, *names: str) -> None:
+        """These loops are about to be told to stop: from now on their end is no accident."""
+        self._may_end.update(names)
 
     async def finish(self, name: str, seconds: float) -> None:
         """Wait for a loop that was told to stop; cancel it when it takes longer."""
@@ -46,7 +51,7 @@ class TaskTree:
         if self._tasks.get(task.get_name()) is not task:
             return  # told to stop
         del self._tasks[task.get_name()]
-        if task.cancelled():
+        if task.cancelled() or (task.get_name() in self._may_end and task.exception() is None):
             return
         error = task.exception() or RuntimeError(f"the loop {task.get_name()} ended by itself")
         log.error("loop.died", loop=task.get_name(), exc_info=error)
