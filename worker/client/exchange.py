@@ -217,19 +217,26 @@ def deliver(keys: Keys, parcels: Sequence[Parcel], patience: Patience) -> Steps[
             failures = [error for error in failed.values() if not isinstance(error, NoScriptError)]
             if failures:
                 yield patience.pause(failures[0])
-    for index, one in sent.items():
-        if one.repeated:
-            sent[index] = yield from _first_use(keys, one)
+    repeated = [index for index, one in sent.items() if one.repeated]
+    for start in range(0, len(repeated), BATCH):
+        part = repeated[start : start + BATCH]
+        first = yield from _first_uses(keys, [sent[index] for index in part])
+        sent.update(zip(part, first, strict=True))
     return [sent[index] for index in range(len(parcels))]
 
 
-def _first_use(keys: Keys, sent: Sent) -> Steps[Sent]:
-    """The same with the reply stream that the first request asked for, if that can be told now."""
-    try:
-        found = yield from locate(keys, sent.key)
-    except (MessageUnknown, RedisUnavailable):
-        return sent
-    return replace(sent, reply_stream=found.reply_stream)
+def _first_uses(keys: Keys, repeats: Sequence[Sent]) -> Steps[list[Sent]]:
+    """The same with the reply streams that the first requests asked for, as far as that can be told now."""
+    answers = yield Run([command for one in repeats for command in _asking_where(keys, one.key)])
+    first = []
+    for one, state, entries in zip(repeats, answers[::2], answers[1::2], strict=True):
+        try:
+            found = _where(keys, one.key, raised([state, entries]))
+        except (MessageUnknown, RedisUnavailable):
+            first.append(one)
+        else:
+            first.append(replace(one, reply_stream=found.reply_stream))
+    return first
 
 
 def _sent(parcel: Parcel, answer: Sequence[bytes]) -> Sent:
@@ -249,13 +256,18 @@ def locate(keys: Keys, key: MessageKey) -> Steps[Sent]:
     Raises:
         MessageUnknown: neither ledger nor stream knows it.
     """
-    answers = yield Run(
-        (
-            ("HMGET", keys.message(key), "state", "reply_to", "reply_stream"),
-            ("XRANGE", keys.stream(key.stream), key.id, key.id),
-        )
+    return _where(keys, key, raised((yield Run(_asking_where(keys, key)))))
+
+
+def _asking_where(keys: Keys, key: MessageKey) -> tuple[Command, Command]:
+    return (
+        ("HMGET", keys.message(key), "state", "reply_to", "reply_stream"),
+        ("XRANGE", keys.stream(key.stream), key.id, key.id),
     )
-    (state, reply_to, reply_stream), entries = raised(answers)
+
+
+def _where(keys: Keys, key: MessageKey, answers: Sequence[Any]) -> Sent:
+    (state, reply_to, reply_stream), entries = answers
     if not state and not entries:
         message = f"no message {key}: neither the stream nor the ledger knows it"
         raise MessageUnknown(message)
