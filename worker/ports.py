@@ -3,7 +3,7 @@
 Decides nothing. Each docstring is the contract, and the contract tests run it on every implementation.
 """
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -299,8 +299,11 @@ class Nomad(Protocol):
         """
         ...
 
-    async def live_children(self, place: Place, parent: str) -> frozenset[str]:
-        """IDs of the dispatched jobs of `parent` that are not dead, all pages."""
+    async def live_children(self, place: Place, parent: str) -> Mapping[str, int]:
+        """The dispatched jobs of `parent` that are not dead, all pages: the index of their last change by ID.
+
+        A change is one to the job, or to the number of its allocations in any state.
+        """
         ...
 
     async def snapshot(self, place: Place, job_id: str) -> Snapshot:

@@ -1,7 +1,7 @@
 """The event feed: it resumes where it was, and sweeps whenever it may have missed something."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 
 import pytest
 
@@ -30,11 +30,11 @@ class StreamingNomad(FakeNomad):
         self.lists = 0
         self.list_errors: list[WorkerError] = []
 
-    async def live_children(self, place: Place, parent: str) -> frozenset[str]:  # noqa: ARG002
+    async def live_children(self, place: Place, parent: str) -> Mapping[str, int]:  # noqa: ARG002
         self.lists += 1
         if self.list_errors:
             raise self.list_errors.pop()
-        return frozenset({CHILD})
+        return {CHILD: 1}
 
     async def _frames(self, index: int) -> AsyncGenerator[Frame, None]:
         self.asked_from.append(index)

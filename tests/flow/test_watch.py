@@ -1,6 +1,7 @@
 """The watch: whatever events do or fail to do, the next fact about a job is found, and no read is wasted."""
 
 import asyncio
+from collections.abc import Mapping
 
 import msgspec
 import pytest
@@ -85,14 +86,14 @@ class ReadableNomad(FakeNomad):
     def __init__(self) -> None:
         super().__init__()
         self.shows = Snapshot(job_id=CHILD, gone=True, whole=True)
-        self.alive: frozenset[str] = frozenset({CHILD})
+        self.alive: Mapping[str, int] = {CHILD: 1}
         self.reads = 0
 
     async def snapshot(self, place: Place, job_id: str) -> Snapshot:  # noqa: ARG002
         self.reads += 1
         return self.shows
 
-    async def live_children(self, place: Place, parent: str) -> frozenset[str]:  # noqa: ARG002
+    async def live_children(self, place: Place, parent: str) -> Mapping[str, int]:  # noqa: ARG002
         return self.alive
 
 
@@ -193,7 +194,7 @@ async def test_an_end_that_no_event_told_is_found_by_the_sweep() -> None:
     world.keep(await task)
     task = world.begin()
     await settle()
-    world.nomad.alive, world.nomad.shows = frozenset(), whole(SUCCEEDED)
+    world.nomad.alive, world.nomad.shows = {}, whole(SUCCEEDED)
 
     await world.feed.sweep()
     world.clock.seconds += 3
@@ -219,6 +220,26 @@ async def test_the_sweep_leaves_running_jobs_alone_and_reads_those_not_started()
     assert child.read_at == float("inf")
 
 
+async def test_a_job_that_waits_is_read_by_a_sweep_only_where_the_list_shows_a_change_not_known() -> None:
+    world = World()
+    task = world.begin()
+    await settle()
+    child = world.children.get(PLACE, CHILD)
+    assert child is not None
+    asked: list[bool] = []
+
+    for changed_at, told_at in [(5, 0), (5, 0), (7, 0), (9, 9), (9, 0), (10, 0)]:
+        child.read_at = float("inf")
+        world.nomad.alive = {CHILD: changed_at}
+        if told_at:
+            world.children.apply(PLACE, Frame(told_at, jobs=(job("pending", told_at),)))
+        await world.feed.sweep()
+        asked.append(child.read_at < float("inf"))
+
+    assert asked == [True, False, True, False, False, True]
+    task.cancel()
+
+
 async def test_thousands_of_adopted_running_jobs_cost_one_sweep_and_no_read_each() -> None:
     world = World()
     world.message = world.running(shown="running", seq=3)
@@ -232,7 +253,7 @@ async def test_thousands_of_adopted_running_jobs_cost_one_sweep_and_no_read_each
     await settle()
     assert (world.nomad.reads, task.done()) == (0, False)
 
-    world.nomad.alive, world.nomad.shows = frozenset(), whole(SUCCEEDED)
+    world.nomad.alive, world.nomad.shows = {}, whole(SUCCEEDED)
     await world.feed.sweep()
     world.clock.seconds += 3
     world.children.get(PLACE, CHILD).changed.set()  # type: ignore[union-attr]

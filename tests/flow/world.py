@@ -5,7 +5,7 @@ The simulator is the full Nomad; this one exists to fail at the very line a test
 
 import asyncio
 import heapq
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from itertools import count
 from typing import Literal
 
@@ -100,8 +100,8 @@ class FakeNomad:
             raise self.lookup_error
         return self.jobs.get(token)
 
-    async def live_children(self, place: Place, parent: str) -> frozenset[str]:  # noqa: ARG002
-        return frozenset(self.jobs.values())
+    async def live_children(self, place: Place, parent: str) -> Mapping[str, int]:  # noqa: ARG002
+        return dict.fromkeys(self.jobs.values(), 1)
 
     async def snapshot(self, place: Place, job_id: str) -> Snapshot:
         return Snapshot(job_id=job_id, job=await self.job(place, job_id), whole=True)

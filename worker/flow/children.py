@@ -73,6 +73,8 @@ class Child:
     """Whether events and sweeps tell of it. A message taken over may be of a place not served here."""
     read_at: float = NEVER
     """Monotonic seconds at which it is to be read from the API."""
+    listed_at: int = 0
+    """Index of its last change when a sweep last had it read: nothing else is there to be read until then."""
     reads: int = 0
     """Reads in a row that told nothing new."""
     changed: Bell = field(default_factory=Bell)
@@ -90,6 +92,11 @@ class Child:
         return self.started or any(
             allocation.client_status == "running" for allocation in self.snapshot.allocations.values()
         )
+
+    @property
+    def known_index(self) -> int:
+        """The greatest index of anything known of it."""
+        return _newest(self.snapshot)
 
     def read_by(self, at: float) -> None:
         """Have it read at that time, unless it is to be read earlier."""
@@ -152,7 +159,7 @@ class Children:
         unlearnt = [child for child in self.of(place) if _newest(child.snapshot) > index]
         for child in unlearnt:
             child.snapshot = Snapshot(job_id=child.job_id)
-            child.reads = 0
+            child.reads = child.listed_at = 0
             child.added_at = self._clock.monotonic()
         return unlearnt
 

@@ -100,12 +100,16 @@ class Feed:
                 live = await self._nomad.live_children(self._place, parent)
             except NomadDenied:
                 # Without list-jobs there is no list to compare with: each is read by itself.
-                live = frozenset[str]()
+                live = {}
             now = self._clock.monotonic()
             for child in children:
-                if child.job_id not in live or not child.running:
-                    child.read_by(now + random.uniform(0, SPREAD_SECONDS))  # noqa: S311
-                    ended += child.job_id not in live
+                changed_at = live.get(child.job_id)
+                if changed_at is None:
+                    ended += 1
+                elif child.running or changed_at <= max(child.known_index, child.listed_at):
+                    continue
+                child.listed_at = changed_at or 0
+                child.read_by(now + random.uniform(0, SPREAD_SECONDS))  # noqa: S311
         self._instruments.swept(ended)
 
     async def _connection(self) -> None:

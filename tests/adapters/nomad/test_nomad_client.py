@@ -180,18 +180,23 @@ def test_a_filter_literal_is_one_string_that_reads_back_as_the_text(text: str) -
 
 
 async def test_all_pages_of_live_children_are_read(agent: Agent) -> None:
+    def stub(job_id: str, job_index: int, summary_index: int) -> dict[str, object]:
+        return {"ID": job_id, "ModifyIndex": job_index, "JobSummary": {"ModifyIndex": summary_index}}
+
     async def pages(request: web.Request) -> web.StreamResponse:
         if "next_token" not in request.query:
-            return web.json_response([{"ID": "r/dispatch-1"}], headers={"X-Nomad-Nexttoken": "default.r/d 2"})
+            return web.json_response(
+                [stub("r/dispatch-1", 7, 9)], headers={"X-Nomad-Nexttoken": "default.r/d 2"}
+            )
         assert request.query["next_token"] == "default.r/d 2"
-        return web.json_response([{"ID": "r/dispatch-2"}])
+        return web.json_response([stub("r/dispatch-2", 8, 3)])
 
     agent.handler = pages
 
     async with client(agent) as nomad:
         found = await nomad.live_children(HERE, "r")
 
-    assert found == {"r/dispatch-1", "r/dispatch-2"}
+    assert found == {"r/dispatch-1": 9, "r/dispatch-2": 8}
     query = parse_qs(urlsplit(agent.asked[0].raw_path).query)
     assert query["prefix"] == ["r/dispatch-"]
     assert query["filter"] == ['ParentID == "r" and Status != "dead"']

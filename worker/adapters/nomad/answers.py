@@ -24,13 +24,6 @@ class DispatchAnswer(Observed, frozen=True):
     eval_id: str = msgspec.field(name="EvalID", default="")
 
 
-class JobStub(Observed, frozen=True):
-    """A job in a list, reduced to what finding children needs."""
-
-    id: str = msgspec.field(name="ID")
-    create_index: int = 0
-
-
 class Children(Observed, frozen=True):
     """How many children a parameterized job has, by status."""
 
@@ -40,9 +33,19 @@ class Children(Observed, frozen=True):
 
 
 class JobSummary(Observed, frozen=True):
-    """A parameterized job's summary."""
+    """The numbers of a job's allocations by state, or of a parameterized job's children."""
 
     children: Children | None = None
+    modify_index: int = 0
+
+
+class JobStub(Observed, frozen=True):
+    """A job in a list, reduced to what finding children needs."""
+
+    id: str = msgspec.field(name="ID")
+    create_index: int = 0
+    modify_index: int = 0
+    job_summary: JobSummary = JobSummary()
 
 
 class Parent(Observed, frozen=True):

@@ -3,7 +3,7 @@
 Knows nothing of TLS, tokens or transports (`connection`), and decides nothing about what an answer means.
 """
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from types import TracebackType
 from typing import Literal, Self
 
@@ -129,8 +129,8 @@ class NomadClient:
         )
         return min(children, key=lambda child: child.create_index).id if children else None
 
-    async def live_children(self, place: Place, parent: str) -> frozenset[str]:
-        """IDs of the dispatched jobs of `parent` that are not dead, all pages.
+    async def live_children(self, place: Place, parent: str) -> Mapping[str, int]:
+        """Those that are not dead. The contract is `worker.ports.Nomad.live_children`.
 
         Source: Nomad HTTP API, GET /v1/jobs.
         """
@@ -141,7 +141,7 @@ class NomadClient:
             f'ParentID == {literal(parent)} and Status != "dead"',
             _STUBS,
         )
-        return frozenset(child.id for child in children)
+        return {child.id: max(child.modify_index, child.job_summary.modify_index) for child in children}
 
     async def snapshot(self, place: Place, job_id: str) -> Snapshot:
         """Job, evaluations and allocations read one after another.
