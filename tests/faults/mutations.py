@@ -36,7 +36,7 @@ MUTATIONS = [
         f"{LUA}/settle.lua",
         "if known[3] and (known[1] ~= ARGV[3] or known[2] ~= ARGV[4]) then",
         "if false then",
-        [f"{CRASHES}::test_F06_c13_a_worker_paused_past_its_lease_settles_nothing"],
+        [f"{CRASHES}::test_F06_c13_of_two_workers_about_to_settle_only_the_owner_does"],
     ),
     Mutation(
         "settles_twice",  # a repeat is not recognised
@@ -78,7 +78,7 @@ MUTATIONS = [
         "worker/flow/dispatch.py",
         "token=record.run_token,",
         "token=f'{record.run_token}{message.failures or str()}',",
-        [f"{NOMAD}::test_F26_answers_lost_after_nomad_accepted_make_no_second_job"],
+        [f"{NOMAD}::test_F25_F28_a_nomad_that_does_not_serve_stops_intake_and_costs_no_attempt[500]"],
     ),
     Mutation(
         "takes_from_the_living",

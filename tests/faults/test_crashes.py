@@ -126,6 +126,24 @@ async def test_F06_c13_a_worker_paused_past_its_lease_settles_nothing(world: Fle
     await all_is_well(world, {message_id: 0})
 
 
+async def test_F06_c13_of_two_workers_about_to_settle_only_the_owner_does(world: Fleet) -> None:
+    pause = step("ledger.settle", "pause", "before")
+    former, owner = await asyncio.gather(start_with(world, pause), start_with(world, DEAF, pause))
+    message_id = await world.send(job="render")
+    await until(lambda: _is_paused(former), 15, "the first is paused right before it settles")
+    await until(lambda: _is_paused(owner), 30, "and so is who took the message over")
+
+    former.resume()
+    await until(lambda: _let_go(former), 10, "the first has let go of the message")
+    before = await world.finals()
+    owner.resume()
+    await world.final(message_id)
+
+    assert before == []
+    assert [line["code"] for line in former.logged("message.let_go")] == ["ledger.fenced"]
+    await all_is_well(world, {message_id: 0})
+
+
 async def _is_paused(worker: WorkerProcess) -> bool:
     return worker.paused
 
