@@ -1,7 +1,9 @@
 """Payloads beyond 16 KiB: kept, referred to, fetched by the job, and checked."""
 
 import os
+import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +22,13 @@ from worker.client import (
     fetch_payload,
 )
 from worker.client.claims import META_KEYS, PayloadUnfit, digest_of
-from worker.dev.simulator.jobfile import canonical_job
-from worker.testing import Stack
+from worker.dev.embedded_redis import EmbeddedRedis
+from worker.testing import Stack, load_job
 
 pytestmark = pytest.mark.anyio
 
 LARGE = os.urandom(100_000)
-LINES = """
-redis-cli -u "$REDIS_URL" --raw GET "$NOMAD_META_dispatch_payload_ref" \
-  | head -c "$NOMAD_META_dispatch_payload_bytes" > payload
-echo "$NOMAD_META_dispatch_payload_sha256  payload" | sha256sum -c --quiet
-"""
-"""As `docs/producers.md` tells them."""
+PAGE = Path(__file__).parents[2] / "docs" / "producers.md"
 
 
 def task_environment(meta: dict[str, str], url: str) -> dict[str, str]:
@@ -112,33 +109,74 @@ def test_a_small_payload_is_read_from_the_tasks_file(tmp_path: Path) -> None:
     assert fetch_payload(environment={}) == b""
 
 
-@pytest.mark.skipif(shutil.which("redis-cli") is None, reason="no redis-cli on PATH")
-async def test_a_job_fetches_it_with_the_documented_lines(tmp_path: Path) -> None:
-    script = f"set -eu; cd {tmp_path}; REDIS_URL=$NOMAD_META_redis_url\n{LINES}"
-    async with Stack([fetching_job(script)]) as stack:
-        options = RedisOptions(stack.redis.url)
-        async with DispatchClient(options, claims=RedisClaims(ttl_seconds=60)) as client:
-            meta = {"redis_url": stack.redis.url}
-            final = await client.wait(await client.send(job="fetch", payload=LARGE, meta=meta), timeout=30)
-
-    assert (final.verdict, final.error_message) == (Verdict.SUCCEEDED, "")
-    assert (tmp_path / "payload").read_bytes() == LARGE
+def documented(language: str) -> str:
+    """The last block of a language that the page shows below its heading on large payloads."""
+    section = PAGE.read_text().split("\n## Payloads beyond 16 KiB\n")[1].split("\n## ")[0]
+    block: str = re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)[-1]
+    return block
 
 
-def fetching_job(script: str) -> dict[str, Any]:
-    task = {
-        "Name": "main",
-        "Driver": "raw_exec",
-        "Config": {"command": "/bin/sh", "args": ["-c", script]},
-        "LogConfig": {"MaxFiles": 1, "MaxFileSizeMB": 1},
-    }
-    group = {"Name": "main", "RestartPolicy": {"Attempts": 0, "Mode": "fail"}, "Tasks": [task]}
-    return canonical_job(
-        {
-            "ID": "fetch",
-            "Type": "batch",
-            "Datacenters": ["*"],
-            "ParameterizedJob": {"MetaOptional": [*META_KEYS, "redis_url"]},
-            "TaskGroups": [group],
-        }
-    )
+def fetching_job(folder: Path, language: str, url: str) -> dict[str, Any]:
+    """A job file with the documented block, whose task runs the documented lines."""
+    if language == "shell":
+        (folder / "task").write_text(f"set -e\ncd {folder}\n{documented('shell')}")
+        program = "/bin/sh"
+    else:
+        (folder / "task").write_text(f"{documented('python')}open('{folder}/payload', 'wb').write(data)\n")
+        program = sys.executable
+    file = folder / "fetch.hcl"
+    file.write_text(f"""
+job "fetch" {{
+  type = "batch"
+  {documented("hcl")}
+  group "g" {{
+    restart {{
+      attempts = 0
+      mode     = "fail"
+    }}
+    task "t" {{
+      driver = "raw_exec"
+      config {{
+        command = "{program}"
+        args    = ["{folder}/task"]
+      }}
+      env {{
+        REDIS_URL  = "{url}"
+        PYTHONPATH = "{PAGE.parents[1]}"
+      }}
+      dispatch_payload {{
+        file = "input.bin"
+      }}
+    }}
+  }}
+}}
+""")
+    return load_job(file)
+
+
+@pytest.mark.parametrize("language", ["shell", "python"])
+async def test_a_job_fetches_it_with_the_documented_lines(tmp_path: Path, language: str) -> None:
+    if language == "shell" and shutil.which("redis-cli") is None:
+        pytest.skip("no redis-cli on PATH")
+    async with EmbeddedRedis() as redis:
+        job = fetching_job(tmp_path, language, redis.url)
+        async with Stack([job], settings={"REDIS_URL": redis.url}):
+            options = RedisOptions(redis.url)
+            async with DispatchClient(options, claims=RedisClaims(ttl_seconds=60)) as client:
+                for payload in (LARGE, b"small"):
+                    final = await client.wait(await client.send(job="fetch", payload=payload), timeout=30)
+
+                    assert (final.verdict, final.error_message) == (Verdict.SUCCEEDED, "")
+                    assert (tmp_path / "payload").read_bytes() == payload
+            async with DispatchClient(options, claims=Forgetful()) as client:
+                final = await client.wait(await client.send(job="fetch", payload=b"x" + LARGE), timeout=30)
+
+    assert final.verdict is Verdict.FAILED
+
+
+class Forgetful:
+    """A store that has lost the payload by the time the job asks for it."""
+
+    async def put(self, digest: str, data: bytes) -> str:
+        assert data
+        return KEYS.payload(digest)
