@@ -28,6 +28,7 @@ from redis.exceptions import (
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry as SyncRetry
 from redis.sentinel import Sentinel as SyncSentinel
+from redis.sentinel import SentinelConnectionPool as SyncSentinelConnectionPool
 
 from worker.adapters.redis.target import Target, mask, parse_url
 from worker.adapters.redis.wire import (
@@ -174,7 +175,11 @@ def connect_sync(
     if target.kind == "sentinel":
         sentinel = _untyped(SyncSentinel)(target.nodes, sentinel_kwargs=_sentinel_settings(settings, target))
         client: redis.Redis = sentinel.master_for(
-            target.service, check_connection=True, ssl=target.tls, **settings
+            target.service,
+            connection_pool_class=_SyncSentinelPool,
+            check_connection=True,
+            ssl=target.tls,
+            **settings,
         )
         return client
     connection_class = _SYNC_CONNECTION_CLASSES[target.kind]
@@ -204,6 +209,15 @@ def _target(options: RedisOptions) -> Target:
         message = f"Redis URL {mask(options.url)}: TLS files are given, but its scheme is without TLS"
         raise SettingsInvalid(message)
     return target
+
+
+class _SyncSentinelPool(SyncSentinelConnectionPool):
+    """Closes its sentinels with itself."""
+
+    def disconnect(self, inuse_connections: bool = True) -> None:  # noqa: FBT001, FBT002 - redis-py's
+        super().disconnect(inuse_connections)
+        for sentinel in self.sentinel_manager.sentinels:
+            sentinel.close()
 
 
 class _SentinelPool(SentinelConnectionPool, BlockingConnectionPool):
