@@ -68,6 +68,28 @@ NOMAD = Row(
             steps=((None, "green"), (5000, "red")),
         ),
         Panel(
+            "Dispatch pace",
+            "Most dispatches on their way at once in each worker, and what holds that limit down: Nomad's "
+            "latency, its errors, what it has waiting, or the children it keeps.",
+            "short",
+            [
+                Query(f"dispatch_worker_dispatch_concurrency_limit{{{J}}}", "{{instance}}"),
+                Query(
+                    f'sum by (reason) (dispatch_worker_dispatch_concurrency_brake{{{J}, reason!="none"}})',
+                    "workers held by {{reason}}",
+                ),
+            ],
+            runbook="DispatchWorkerSlowDecisions",
+        ),
+        Panel(
+            "Waiting in Nomad",
+            "Evaluations pending or blocked in the namespaces served. At WORKER_NOMAD_WAITING_LIMIT nothing "
+            "more is read: what waits does so in Redis.",
+            "short",
+            [Query(top("nomad_open_evaluations", J, "job"))],
+            runbook="DispatchWorkerSlowDecisions",
+        ),
+        Panel(
             "Event streams",
             "Whether each worker's event stream is open, and the time since its last line.",
             "s",

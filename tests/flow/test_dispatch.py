@@ -10,6 +10,7 @@ import pytest
 from tests.flow.world import FakeNomad, HandClock, message, settle
 from worker.core.lifecycle import DispatchPutOff, Ended, Fact, Intended, JobAccepted, advance
 from worker.core.model import Dispatched, Order, Phase, Verdict
+from worker.core.pace import Pace
 from worker.errors import (
     JobUnknown,
     NomadDenied,
@@ -24,6 +25,7 @@ from worker.flow.gate import Gate
 from worker.flow.instruments import NoInstruments
 from worker.flow.lease import Lease
 from worker.flow.message import Message
+from worker.flow.slots import Slots
 
 pytestmark = pytest.mark.anyio
 
@@ -42,7 +44,7 @@ class World:
             self.gate,
             self.clock,
             NoInstruments(),
-            concurrency=concurrency,
+            slots=Slots(Pace(concurrency, adaptive=False), self.clock),
             max_takeovers=3,
         )
 

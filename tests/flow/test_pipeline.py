@@ -10,6 +10,7 @@ from tests.flow.world import FakeNomad, HandClock, MemoryQueue, settle
 from worker.core.keys import Keys
 from worker.core.lifecycle import Ended, Fact, JobAccepted, ReplyPublished, advance
 from worker.core.model import Dispatched, Entry, MessageKey, Order, Phase, Place, Record, Verdict
+from worker.core.pace import Pace
 from worker.core.policy import Policy
 from worker.core.request import Limits
 from worker.errors import DuplicateChild, Fenced, NomadDenied, NomadTimeout, RedisUnavailable, WorkerError
@@ -24,6 +25,7 @@ from worker.flow.pipeline import Pipeline
 from worker.flow.queue import Turns, Waiting
 from worker.flow.repeat import Repeat
 from worker.flow.settle import Settle
+from worker.flow.slots import Slots
 from worker.flow.watch import Watch
 from worker.ports import Admission
 
@@ -95,6 +97,7 @@ class World:
         children = Children(self.clock)
         none = NoInstruments()
         self.queue, self.policy = MemoryQueue(), Policy()
+        self.slots = Slots(Pace(30, adaptive=False), self.clock)
         self.waiting = Waiting(
             self.queue,
             self.lease,
@@ -103,6 +106,7 @@ class World:
             none,
             lambda: self.policy,
             Turns({"requests": 1}),
+            slots=self.slots,
             max_in_flight=100,
         )
         admit = Admit(self.inbox, self.ledger, Limits(Keys("{t}")), lambda: self.policy, "{message_id}")
@@ -115,7 +119,7 @@ class World:
                 self.gate,
                 self.clock,
                 none,
-                concurrency=4,
+                slots=self.slots,
                 max_takeovers=3,
             ),
             Watch(self.nomad, children, self.clock, sweep_soon=_ignore),

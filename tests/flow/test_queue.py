@@ -137,6 +137,7 @@ async def test_streams_share_by_weight_however_few_slots_come_free(world: World)
         world.waiting._instruments,
         lambda: LIMITED,
         turns,
+        slots=world.slots,
         max_in_flight=1,
     )
     waiting.serve(world.pipeline)
@@ -161,6 +162,7 @@ async def test_in_strict_order_a_lower_stream_goes_when_it_has_waited_long_enoug
         world.waiting._instruments,
         lambda: LIMITED,
         turns,
+        slots=world.slots,
         max_in_flight=1,
     )
     waiting.serve(world.pipeline)

@@ -8,7 +8,6 @@ an answered job ID counts only once that job was seen. (Of concurrent requests w
 some with an ID that never exists.)
 """
 
-import asyncio
 import random
 
 from worker.core.backoff import Backoff
@@ -27,6 +26,7 @@ from worker.flow.gate import Gate
 from worker.flow.instruments import Instruments
 from worker.flow.lease import Lease
 from worker.flow.message import Message
+from worker.flow.slots import Slots
 from worker.ports import Clock, Nomad
 
 RETRIES = Backoff(first_seconds=0.2, most_seconds=10.0)
@@ -39,10 +39,10 @@ CANCELLED = Outcome(
 
 
 class Dispatch:
-    """The dispatch slots and what is done while one is held.
+    """What is done while a dispatch slot is held.
 
     Args:
-        concurrency: requests to Nomad under way at once.
+        slots: how many requests to Nomad may be under way at once.
         max_takeovers: how many workers may die on a message before it is taken to be the cause.
     """
 
@@ -55,7 +55,7 @@ class Dispatch:
         clock: Clock,
         instruments: Instruments,
         *,
-        concurrency: int,
+        slots: Slots,
         max_takeovers: int,
     ) -> None:
         self._nomad = nomad
@@ -64,7 +64,7 @@ class Dispatch:
         self._gate = gate
         self._clock = clock
         self._instruments = instruments
-        self._slots = asyncio.Semaphore(concurrency)
+        self._slots = slots
         self._max_takeovers = max_takeovers
         self._may_list = True
 
@@ -132,11 +132,11 @@ class Dispatch:
         if message.slot is not None:
             self._children.expect_no_more(message.slot.place, message.slot.job)
             message.slot = None
-            self._slots.release()
+            self._slots.give_back()
 
     async def _take_slot(self, message: Message, record: Record) -> None:
         if message.slot is None:
-            await self._slots.acquire()
+            await self._slots.take()
             message.slot = record.routing
             # Nomad's events can overtake its answer: from here until the child is known, they are kept.
             self._children.expect(record.routing.place, record.routing.job)
@@ -159,10 +159,15 @@ class Dispatch:
             self._gate.succeeded()
             self._instruments.dispatched(record.routing.job, refusal.code, self._clock.monotonic() - started)
             raise
+        except NomadUnavailable:
+            self._slots.failed(self._clock.monotonic() - started)
+            raise
+        seconds = self._clock.monotonic() - started
+        if not answer.repeated:
+            # Refusals and repeats cost Nomad less, and would pass for an unloaded one.
+            self._slots.answered(seconds)
         self._instruments.dispatched(
-            record.routing.job,
-            "repeated" if answer.repeated else "created",
-            self._clock.monotonic() - started,
+            record.routing.job, "repeated" if answer.repeated else "created", seconds
         )
         if self._lease.remaining_seconds <= 0:
             # It ran out under way: this process was paused, and another may have sent meanwhile.

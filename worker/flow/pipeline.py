@@ -73,6 +73,7 @@ class Pipeline:
         self._tasks: dict[MessageKey, asyncio.Task[None]] = {}
         self._coming: dict[MessageKey, Message] = {}
         """Messages that came back out of the queue before their way into it had ended here."""
+        self._undecided: set[MessageKey] = set()
         self.draining = False
         """Whether this worker is leaving: nothing new is begun."""
         self.freed = asyncio.Event()
@@ -94,9 +95,19 @@ class Pipeline:
         """The others: those in flight."""
         return len(self._messages) - self.passing
 
+    def hunger(self) -> None:
+        """Wake those up who bring messages: there are too few to keep the dispatch slots busy."""
+        self.freed.set()
+        self.moved.set()
+
     def __contains__(self, key: object) -> bool:
         """Whether a message is in hand."""
         return key in self._messages
+
+    @property
+    def to_dispatch(self) -> int:
+        """How many of those in flight are still to be dispatched."""
+        return len(self._undecided)
 
     @property
     def messages(self) -> Iterable[Message]:
@@ -186,6 +197,8 @@ class Pipeline:
                 self._coming[message.key] = message
             return
         self._messages[message.key] = message
+        if message.undecided and not message.passing:
+            self._undecided.add(message.key)
         task = asyncio.create_task(self._carry(message), name=f"message {message.key}")
         self._tasks[message.key] = task
 
@@ -203,6 +216,7 @@ class Pipeline:
                 if message.record:
                     self._watch.forget(message.record)
                 del self._messages[message.key], self._tasks[message.key]
+                self._undecided.discard(message.key)
                 self.freed.set()
                 self.moved.set()
                 if (coming := self._coming.pop(message.key, None)) is not None:
@@ -225,6 +239,8 @@ class Pipeline:
                 message.begin_again()
             if record.phase is Phase.RUNNING:
                 self._dispatch.let_go(message)
+            if not message.undecided:
+                self._undecided.discard(message.key)
             self._told(message, record, fact, undecided=undecided)
             if isinstance(fact, JobAccepted):
                 message.accepted()
@@ -268,6 +284,7 @@ class Pipeline:
                     return parked
                 case Phase.RECEIVED:
                     message.passing = False
+                    self._undecided.add(message.key)
                     fact = await self._prepare(message, record)
                 case Phase.DISPATCHING:
                     fact = await self._dispatch.send(message, record)

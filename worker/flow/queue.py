@@ -23,6 +23,7 @@ from worker.flow.instruments import Instruments
 from worker.flow.lease import Lease
 from worker.flow.message import Message
 from worker.flow.pipeline import Pipeline
+from worker.flow.slots import Slots
 from worker.ports import Clock, Picked, Queue
 
 log = structlog.get_logger()
@@ -56,6 +57,7 @@ class Waiting:
 
     Args:
         policy: the one in force now.
+        slots: those of the dispatches: what cannot be dispatched soon is left where it is.
         max_in_flight: messages carried at once.
     """
 
@@ -69,6 +71,7 @@ class Waiting:
         policy: Callable[[], Policy],
         turns: Turns,
         *,
+        slots: Slots,
         max_in_flight: int,
     ) -> None:
         self._queue = queue
@@ -80,6 +83,7 @@ class Waiting:
         self._streams = tuple(turns.weights)
         self._shares = Shares(turns.weights)
         self._strict = Strict(turns.weights, turns.ageing_seconds) if turns.strict else None
+        self._slots = slots
         self._max_in_flight = max_in_flight
         self._pipeline: Pipeline | None = None
         self._turn = asyncio.Lock()
@@ -93,6 +97,7 @@ class Waiting:
     def serve(self, pipeline: Pipeline) -> None:
         """Say where messages out of the queue go."""
         self._pipeline = pipeline
+        self._slots.on_hunger = pipeline.hunger
 
     @property
     def orders(self) -> bool:
@@ -101,8 +106,12 @@ class Waiting:
 
     @property
     def room(self) -> int:
-        """How many messages more this worker may carry."""
-        return self._max_in_flight - self._in_hand.carried
+        """How many messages more this worker may carry, and dispatch soon."""
+        soon = self._slots.room(self._in_hand.to_dispatch)
+        if not soon:
+            return 0
+        # A read of several streams brings one of each.
+        return min(self._max_in_flight - self._in_hand.carried, max(soon, len(self._streams)))
 
     def park(self, message: Message) -> Parked | None:
         """Whether a received message has to wait in Redis."""

@@ -157,6 +157,10 @@ class Families:
             "Dispatched jobs that Nomad still has, finished ones included: its token check reads them all.",
             "nomad_job",
         )
+        self.evaluations = self._gauge(
+            "nomad_open_evaluations",
+            "Evaluations that Nomad has pending or blocked in the places served; NaN: not known.",
+        )
         self.token_expiry = self._gauge(
             "nomad_token_expiry_timestamp_seconds", "When the Nomad token ends; 0: never, or not known."
         )
@@ -185,6 +189,10 @@ class Families:
         self.gate = self._gauge("dispatch_gate_open", "Whether dispatches flow freely.")
         self.orders = self._counter(
             "status_actions_total", "Actions ordered on the status page.", "action", "outcome"
+        )
+        self.pace = self._gauge("dispatch_concurrency_limit", "Most dispatches on their way at once, now.")
+        self.brake = self._gauge(
+            "dispatch_concurrency_brake", "1 for what holds that limit down now, 0 for the rest.", "reason"
         )
         self.draining = self._gauge("draining", "Whether this process is shutting down.")
         self.policy_reload = self._gauge(

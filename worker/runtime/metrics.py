@@ -17,6 +17,7 @@ from prometheus_client.exposition import choose_encoder
 
 from worker.core.backlog import Backlog, StreamBacklog
 from worker.core.model import DEAD_LETTERED, Outcome, Place, Record, Verdict
+from worker.core.pace import Brake
 from worker.core.policy_file import RetriedVerdict
 from worker.core.trace import trace_id_of
 from worker.errors import Fenced, RedisUnavailable, Then, WorkerError
@@ -51,6 +52,9 @@ class Local:
     """Messages in hand by job."""
     lease_remaining_seconds: float = 0.0
     gate_open: bool = True
+    dispatch_limit: int = 0
+    """Most dispatches on their way at once, now."""
+    dispatch_brake: Brake = Brake.NONE
     draining: bool = False
     undecided_oldest_seconds: float = 0.0
     """How long the longest undecided message in hand has been due."""
@@ -282,6 +286,10 @@ class Metrics:
         for job, count in (by_job or {}).items():
             self.families.children.labels(self._job(job)).inc(count)
 
+    def open_evaluations(self, count: int | None) -> None:
+        """How many evaluations Nomad has pending or blocked; None: it does not tell."""
+        self.families.evaluations.set(math.nan if count is None else count)
+
     def token_expires(self, unix_seconds: float) -> None:
         """When the Nomad token ends; 0: never, or not known."""
         self.families.token_expiry.set(unix_seconds)
@@ -319,6 +327,9 @@ class Metrics:
         families.lease.set(max(0.0, local.lease_remaining_seconds))
         families.undecided.set(max(0.0, local.undecided_oldest_seconds))
         families.gate.set(local.gate_open)
+        families.pace.set(local.dispatch_limit)
+        for brake in Brake:
+            families.brake.labels(brake.value).set(brake is local.dispatch_brake)
         families.draining.set(local.draining)
 
     def _name(self, job: str) -> None:

@@ -25,6 +25,7 @@ from worker.adapters.redis.scripts import ScriptRunner
 from worker.adapters.redis.survey import RedisSurvey
 from worker.core.keys import Keys
 from worker.core.model import MessageKey, Place
+from worker.core.pace import Pace
 from worker.core.request import Limits
 from worker.errors import RedisUnconfirmed
 from worker.flow.admit import Admit
@@ -39,6 +40,7 @@ from worker.flow.pipeline import Pipeline
 from worker.flow.queue import Turns, Waiting
 from worker.flow.repeat import Repeat
 from worker.flow.settle import Settle
+from worker.flow.slots import Slots
 from worker.flow.watch import Watch
 from worker.ports import Inbox, Leases, Ledger, Queue
 from worker.runtime.clock import SystemClock
@@ -206,6 +208,7 @@ def assemble(
     )
 
     lease, gate, children = Lease(clock, settings.lease_seconds), Gate(clock), Children(clock)
+    slots = Slots(Pace(settings.dispatch_concurrency, adaptive=settings.dispatch_pace == "adaptive"), clock)
     dispatch = Dispatch(
         nomad,
         children,
@@ -213,7 +216,7 @@ def assemble(
         gate,
         clock,
         metrics,
-        concurrency=settings.dispatch_concurrency,
+        slots=slots,
         max_takeovers=settings.max_takeovers,
     )
     feeds = {
@@ -252,6 +255,7 @@ def assemble(
         metrics,
         lambda: policy_file.policy,
         _turns(settings),
+        slots=slots,
         max_in_flight=settings.max_in_flight,
     )
     pipeline = Pipeline(
@@ -292,6 +296,8 @@ def assemble(
         in_flight=Counter(message.job for message in pipeline.messages if not message.passing),
         lease_remaining_seconds=lease.remaining_seconds,
         gate_open=gate.is_open,
+        dispatch_limit=slots.limit,
+        dispatch_brake=slots.brake,
         draining=pipeline.draining,
         undecided_oldest_seconds=_undecided_oldest_seconds(pipeline, clock),
     )
@@ -315,7 +321,7 @@ def assemble(
         waiting,
         list(feeds.values()),
         housekeeping,
-        Lookout(nomad, metrics, feeds),
+        Lookout(nomad, metrics, feeds, slots.pressed, waiting_limit=settings.nomad_waiting_limit),
         traces,
         CancelFeed(
             RedisCancels(redis.reader, keys, block_ms=int(settings.block_seconds * 1000)),

@@ -211,10 +211,25 @@ class Settings(BaseSettings):
     dispatch_concurrency: int = _setting(
         "WORKER_DISPATCH_CONCURRENCY",
         16,
-        "Dispatch requests on their way at once. An agent allows 100 connections per client address.",
+        "Most dispatch requests on their way at once. An agent allows 100 connections per client address.",
         unit="requests",
         ge=1,
         le=90,
+    )
+    dispatch_pace: Literal["adaptive", "fixed"] = _setting(
+        "WORKER_DISPATCH_PACE",
+        "adaptive",
+        "`adaptive`: as many of them as Nomad answers without slowing down, never more than "
+        "`WORKER_DISPATCH_CONCURRENCY`. `fixed`: always that many.",
+    )
+    nomad_waiting_limit: int = _setting(
+        "WORKER_NOMAD_WAITING_LIMIT",
+        2_000,
+        "Evaluations pending or blocked in Nomad from which on no more is read: what waits does so in Redis, "
+        "in order and at no cost. From half of it on dispatches slow down. 0: not looked at.",
+        unit="evaluations",
+        ge=0,
+        le=10_000_000,
     )
     nomad_timeout_seconds: Seconds = _setting(
         "WORKER_NOMAD_TIMEOUT_SECONDS",

@@ -69,6 +69,12 @@ class Parent(Observed, frozen=True):
         return (self.job_summary and self.job_summary.children) or Children()
 
 
+class Counted(Observed, frozen=True):
+    """How many things there are."""
+
+    count: int = 0
+
+
 class TokenSelf(Observed, frozen=True):
     """What Nomad says about the token that asks; never the secret itself."""
 

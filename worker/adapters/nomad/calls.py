@@ -35,6 +35,7 @@ class Operation(StrEnum):
     STOP = "stop"
     PURGE = "purge"
     PARENTS = "parents"
+    COUNT = "count"
     LEADER = "leader"
     TOKEN_SELF = "token_self"  # noqa: S105 - the name of an operation
     LOGS = "logs"

@@ -12,6 +12,7 @@ import msgspec
 
 from worker.adapters.nomad.answers import (
     AgentHealth,
+    Counted,
     DispatchAnswer,
     DispatchBody,
     JobStub,
@@ -37,6 +38,7 @@ _STUBS = msgspec.json.Decoder(list[JobStub] | None).decode
 _PARENTS = msgspec.json.Decoder(list[Parent] | None).decode
 _EVALUATIONS = msgspec.json.Decoder(list[Evaluation] | None).decode
 _ALLOCATIONS = msgspec.json.Decoder(list[Allocation] | None).decode
+_COUNT = msgspec.json.Decoder(Counted).decode
 _LEADER = msgspec.json.Decoder(str).decode
 _TOKEN = msgspec.json.Decoder(TokenSelf).decode
 _HEALTH = msgspec.json.Decoder(AgentHealth).decode
@@ -204,6 +206,18 @@ class NomadClient:
         """
         jobs = await self._list(Operation.PARENTS, place, prefix, f"ParentID == {literal('')}", _PARENTS)
         return [job for job in jobs if job.parameterized]
+
+    async def open_evaluations(self, place: Place) -> int:
+        """How many evaluations are pending or blocked.
+
+        Raises:
+            NomadRefused: a server that does not count, before 1.4.
+
+        Source: Nomad HTTP API, GET /v1/evaluations/count.
+        """
+        query = [("filter", 'Status == "pending" or Status == "blocked"')]
+        response = await self._get(Operation.COUNT, "/v1/evaluations/count", place, query)
+        return self._calls.read(response, _COUNT, Operation.COUNT).count
 
     async def leader(self) -> str:
         """The leader's RPC address, `host:port`.

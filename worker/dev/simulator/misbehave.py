@@ -10,14 +10,15 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal, Protocol
 
-Kind = Literal["delay", "late_answer", "respond", "drop", "lose_answer", "hang"]
+Kind = Literal["delay", "load", "late_answer", "respond", "drop", "lose_answer", "hang"]
 
 
 @dataclass(slots=True)
 class Fault:
     """One planned fault.
 
-    Kinds: `delay` waits before the request is handled; `late_answer` after it (events overtake the answer);
+    Kinds: `delay` waits before the request is handled; `load` too, for the longer the more requests it has at
+    once: `seconds` times 1 + (requests / `knee`)²; `late_answer` waits after it (events overtake the answer);
     `respond` answers with `status` and `text` instead; `drop` cuts the connection before, `lose_answer` after
     the request was handled; `hang` never answers.
     """
@@ -33,6 +34,10 @@ class Fault:
     after: int = 0
     """How many matching requests it lets pass first."""
     probability: float = 1.0
+    knee: float = 4.0
+    """`load`: with so many requests at once each takes twice as long, and the most are served in a second."""
+    at_once: int = 0
+    """`load`: requests it holds now."""
     id: int = field(default_factory=itertools.count(1).__next__)
 
 
@@ -72,9 +77,10 @@ class Faults:
         times: int | None = None,
         after: int = 0,
         probability: float = 1.0,
+        knee: float = 4.0,
     ) -> Fault:
         """Plan a fault; it is tried after those planned before."""
-        fault = Fault(route, kind, seconds, status, text, times, after, probability)
+        fault = Fault(route, kind, seconds, status, text, times, after, probability, knee)
         self.planned.append(fault)
         return fault
 
@@ -85,6 +91,10 @@ class Faults:
     def delay(self, route: str, seconds: float, times: int | None = None) -> Fault:
         """Plan a delay before requests are handled."""
         return self.add(route, "delay", seconds=seconds, times=times)
+
+    def load(self, route: str, seconds: float, knee: float) -> Fault:
+        """Plan that requests take the longer the more there are at once: a server that suffers from load."""
+        return self.add(route, "load", seconds=seconds, knee=knee)
 
     def lose_answer(self, route: str, times: int | None = 1) -> Fault:
         """Plan that requests are handled, but their connection is cut before the answer."""

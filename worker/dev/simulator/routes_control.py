@@ -18,7 +18,7 @@ from worker.dev.simulator.records import Allocation
 from worker.dev.simulator.routes_cluster import body_of
 
 _MODES = {"leaderless_seconds", "phantoms", "mute_new_streams", "stream_life_seconds"}
-_FAULT_FIELDS = {"route", "kind", "seconds", "status", "text", "times", "after", "probability"}
+_FAULT_FIELDS = {"route", "kind", "seconds", "status", "text", "times", "after", "probability", "knee"}
 
 
 async def faults(call: Call) -> web.Response:

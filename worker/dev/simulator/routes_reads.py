@@ -87,6 +87,19 @@ async def evaluations(call: Call) -> web.Response:
     return call.read(page, state.table_index["evals"], **headers)
 
 
+async def count_evaluations(call: Call) -> web.Response:
+    """GET /v1/evaluations/count."""
+    call.allow("GET")
+    state = call.cluster.state
+    visible = call.visible("read-job") or set()
+    await call.blocking(lambda: state.table_index["evals"])
+    rows = _listed(call, state.evals.values(), "eval", visible)
+    found, _ = call.page(rows, fields, lambda item: (item.create_index, item.id))
+    index = state.table_index["evals"]
+    about = {"Index": index, "LastContact": 0, "KnownLeader": True, "NextToken": ""}
+    return call.read({"Count": len(found), **about}, index)
+
+
 async def allocation(call: Call, alloc_id: str) -> web.Response:
     """GET /v1/allocation/:id, and PUT or POST /v1/allocation/:id/stop."""
     if alloc_id.endswith("/stop"):

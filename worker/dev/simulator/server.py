@@ -14,6 +14,7 @@ from worker.dev.simulator import routes_cluster, routes_control, routes_jobs, ro
 from worker.dev.simulator.acl import Denied
 from worker.dev.simulator.call import Call, Fail, decoded_path
 from worker.dev.simulator.cluster import Cluster
+from worker.dev.simulator.misbehave import Fault
 from worker.dev.simulator.stream import event_stream
 
 Handler = Callable[[], Awaitable[web.StreamResponse]]
@@ -30,6 +31,7 @@ _EXACT: dict[str, tuple[str, Exact]] = {
     "/v1/jobs": ("jobs", routes_jobs.jobs),
     "/v1/allocations": ("allocations", routes_reads.allocations),
     "/v1/evaluations": ("evaluations", routes_reads.evaluations),
+    "/v1/evaluations/count": ("evaluations.count", routes_reads.count_evaluations),
     "/v1/event/stream": ("stream", event_stream),
     "/v1/status/leader": ("leader", routes_cluster.leader),
     "/v1/status/peers": ("peers", routes_cluster.peers),
@@ -212,6 +214,8 @@ class HttpServer:
             match fault.kind:
                 case "delay":
                     await asyncio.sleep(fault.seconds)
+                case "load":
+                    await _under_load(fault)
                 case "late_answer":
                     late_seconds += fault.seconds
                 case "respond":
@@ -252,6 +256,14 @@ def _text(status: int, text: str, headers: dict[str, str] | None = None) -> web.
     response = web.Response(status=status, text=text, headers=headers)
     response.content_type = "text/plain"
     return response
+
+
+async def _under_load(fault: Fault) -> None:
+    fault.at_once += 1
+    try:
+        await asyncio.sleep(fault.seconds * (1 + (fault.at_once / fault.knee) ** 2))
+    finally:
+        fault.at_once -= 1
 
 
 async def _later(seconds: float, response: web.StreamResponse) -> web.StreamResponse:
