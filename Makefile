@@ -12,6 +12,8 @@ PYTEST  ?=
 WORKERS ?= auto
 MUTATIONS ?=
 BENCH   ?=
+# Queue libraries to compare with, each in an environment of its own, for they want different redis-py.
+QUEUES  := arq taskiq streaq
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -35,11 +37,16 @@ soak: $(STAMP) ## Break everything while 10,000 messages flow (SEED, MESSAGES, S
 mutations: $(STAMP) ## Plant faults in a copy of the product, one at a time; the tests that guard it must fail
 	$(BIN)/python -m tests.faults.mutations $(MUTATIONS)
 
-bench: $(STAMP) ## Set up, then measure for some two minutes (one alone: make bench BENCH=end_to_end)
+bench: $(STAMP) $(QUEUES:%=.tools/bench/%/.made) ## Set up, then measure for some two minutes (one alone: make bench BENCH=end_to_end)
 	$(BIN)/python -m benchmarks $(BENCH)
 
-bench-full: $(STAMP) ## Set up, then measure with more and longer rounds
+bench-full: $(STAMP) $(QUEUES:%=.tools/bench/%/.made) ## Set up, then measure with more and longer rounds
 	$(BIN)/python -m benchmarks --full $(BENCH)
+
+.tools/bench/%/.made: requirements/bench-%.lock
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
 
 .PHONY: test-deploy test-kube image-test deploy-tools chart-docs sbom
 test-deploy: $(STAMP) sbom ## Set up, then check image file, chart, compose file, Nomad jobs and wheel
@@ -95,6 +102,9 @@ lock: $(UV) ## Choose the newest versions that pyproject.toml allows, and write 
 	  --custom-compile-command "make lock" --upgrade --group deploy -o requirements/deploy.lock
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --custom-compile-command "make lock" --upgrade --group go -o requirements/go.lock
+	for queue in $(QUEUES); do \
+	  $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	    --custom-compile-command "make lock" --upgrade --group bench-$$queue -o requirements/bench-$$queue.lock; done
 
 $(UV):
 	$(PYTHON) -m venv --clear .tools/uv

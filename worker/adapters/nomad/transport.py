@@ -7,7 +7,6 @@ generators: for one of a few hundred bytes that costs as much as the request.
 import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
-from yarl import URL
 
 
 class WholeAnswers(AiohttpTransport):
@@ -20,7 +19,7 @@ class WholeAnswers(AiohttpTransport):
         limits = request.extensions["timeout"]
         async with self.client.request(
             request.method,
-            URL(str(request.url), encoded=True),
+            str(request.url),
             headers=request.headers,
             data=request.content or None,
             allow_redirects=False,
