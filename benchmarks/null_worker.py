@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 from worker.adapters.nomad.client import NomadClient
@@ -34,8 +34,8 @@ class NullNomad(NomadClient):
         yield HEARTBEAT
         await asyncio.Event().wait()
 
-    async def live_children(self, _place: Place, _parent: str) -> frozenset[str]:
-        return frozenset()
+    async def live_children(self, _place: Place, _parent: str) -> Mapping[str, int]:
+        return {}
 
 
 class CountingLedger(RedisLedger):

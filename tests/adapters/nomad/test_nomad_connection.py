@@ -33,7 +33,7 @@ RENEWED = "5ec2e700-dead-beef-0000-000000000002"
     ("address", "url"),
     [
         ("http://127.0.0.1:4646", "http://127.0.0.1:4646/v1/x"),
-        ("http://nomad.example:80/", "http://nomad.example/v1/x"),
+        ("http://nomad.example:80/", "http://nomad.example:80/v1/x"),
         ("https://[::1]:4646", "https://[::1]:4646/v1/x"),
         ("https://proxy.example/nomad/", "https://proxy.example/nomad/v1/x"),
         ("unix:///run/nomad/api.sock", "http://localhost/v1/x"),
@@ -42,7 +42,7 @@ RENEWED = "5ec2e700-dead-beef-0000-000000000002"
 def test_an_address_gives_the_base_of_every_url(address: str, url: str) -> None:
     connection = NomadConnection(NomadOptions(address=address))
 
-    assert str(connection.build(connection.requests, "GET", "/v1/x", ()).url) == url
+    assert connection.url("/v1/x", ()) == url
 
 
 @pytest.mark.parametrize(

@@ -91,26 +91,23 @@ class Calls:
             NomadUnavailable: (or NomadTimeout) no whole answer.
             NomadRefused: the request does not fit into a URL.
         """
-        try:
-            request = self._connection.build(
-                self._connection.requests, method, path, query, place=place, content=content
-            )
-        except httpx.InvalidURL as error:
-            message = f"{operation}: {bounded(str(error))}"
-            raise NomadRefused(message) from None
+        url = self._connection.url(path, query, place)
         if operation in _UNCOUNTED:
-            return await self._send(operation, request, timeout_seconds)
+            return await self._send(operation, method, url, content, timeout_seconds)
         async with self._turns:
-            return await self._send(operation, request, timeout_seconds)
+            return await self._send(operation, method, url, content, timeout_seconds)
 
     async def _send(
-        self, operation: Operation, request: httpx.Request, timeout_seconds: float
+        self, operation: Operation, method: str, url: str, content: bytes | None, timeout_seconds: float
     ) -> httpx.Response:
         code, started = "error", time.perf_counter()
         try:
             async with asyncio.timeout(timeout_seconds):
-                response = await self._connection.send(request)
+                response = await self._connection.send(method, url, content)
             code = str(response.status_code)
+        except httpx.InvalidURL as error:
+            message = f"{operation}: {bounded(str(error))}"
+            raise NomadRefused(message) from None
         except TRANSPORT_FAILURES as error:
             raise self._connection.unreachable(error, operation) from error
         finally:

@@ -2,14 +2,14 @@
 
 Knows nothing of endpoints or of what answers mean.
 
-Requests go through httpx on aiohttp's transport, which costs a sixth of the CPU of httpx's own, and straight
-to it: what httpx's client adds (cookies, redirects, authentication) is not wanted here and would cost as much
-as the request itself. Event streams have connections apart from the pool, so that they hold up no request.
+Requests and event streams go through aiohttp, which costs a sixth of the CPU of httpx's own transport;
+answers are httpx's. Streams have connections apart from the pool, so that they never hold up a request.
 """
 
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -36,6 +36,7 @@ _NEVER_SENT = (
 )
 _NO_ANSWER = (aiohttp.SocketTimeoutError, TimeoutError)
 _KEEPALIVE_SECONDS = 30.0
+_USER_AGENT = f"nomad-dispatch-worker/{__version__}"
 _HEADERS_KEPT = 8
 """Kinds of request times tokens; a token that changes leaves its headers behind."""
 
@@ -96,16 +97,18 @@ class NomadConnection:
         self.token = TokenSource(options.token, options.token_file, on_secret=options.on_secret)
         self._base, self._socket = _parse(options.address)
         self._tls = tls_context(options) if self._base.startswith("https://") else None
+        self._server_name = options.tls_server_name if self._tls and options.tls_server_name else None
+        self._headers: dict[tuple[str, bool, str], Mapping[str, str]] = {}
         connect = options.connect_timeout_seconds
-        # Totals are kept by the callers; aiohttp counts `pool` up to the established connection.
-        self._extensions: dict[str, Any] = {
-            "timeout": httpx.Timeout(None, connect=connect, pool=connect).as_dict()
-        }
-        if self._tls and options.tls_server_name:
-            self._extensions["sni_hostname"] = options.tls_server_name
-        self.requests = self._transport(limit=options.pool_size, reuse=True)
-        self.streams = self._transport(limit=0, reuse=False)
-        self._headers: dict[tuple[bool, bool, str], httpx.Headers] = {}
+        self._requests = WholeAnswers(
+            partial(self._session, limit=options.pool_size, reuse=True),
+            connect_seconds=connect,
+            server_name=self._server_name,
+        )
+        # `verify` only spares the transport building a context of its own, which it would not use.
+        self._streams = AiohttpTransport(
+            client=partial(self._session, limit=0, reuse=False), verify=self._tls or False, trust_env=False
+        )
 
     def __repr__(self) -> str:
         return f"NomadConnection({self.options.address})"
@@ -120,49 +123,48 @@ class NomadConnection:
 
     async def aclose(self) -> None:
         """Close every connection, streams included."""
-        await self.streams.aclose()
-        await self.requests.aclose()
+        await self._streams.aclose()
+        await self._requests.aclose()
 
-    def build(
-        self,
-        transport: httpx.AsyncBaseTransport,
-        method: str,
-        path: str,
-        query: Query,
-        *,
-        place: Place | None = None,
-        content: bytes | None = None,
-    ) -> httpx.Request:
-        """A request with address, place and token.
+    def url(self, path: str, query: Query, place: Place | None = None) -> str:
+        """The whole URL.
 
         Args:
-            transport: `requests` or `streams`.
-            method: the HTTP method.
             path: escaped, begins with `/v1/`.
             query: names and unescaped values; None and empty ones are left out.
             place: region and namespace; None: a question about the agent itself.
-            content: the body, JSON.
         """
         asked = [*query]
         if place is not None:
             asked.append(("region", place.region or self.options.region))
             asked.append(("namespace", place.namespace or self.options.namespace))
         pairs = [f"{name}={quote(value, safe='')}" for name, value in asked if value]
-        return httpx.Request(
-            method,
-            f"{self._base}{path}?{'&'.join(pairs)}" if pairs else f"{self._base}{path}",
-            content=content,
-            headers=self._headers_for(transport is self.requests, content is not None),
-            extensions=self._extensions,
-        )
+        return f"{self._base}{path}?{'&'.join(pairs)}" if pairs else f"{self._base}{path}"
 
-    async def send(self, request: httpx.Request) -> httpx.Response:
-        """Send a request made for `requests`, and read its whole answer."""
-        return await self.requests.handle_async_request(request)
+    async def send(self, method: str, url: str, content: bytes | None = None) -> httpx.Response:
+        """Send a request with the token, and read its whole answer.
 
-    async def open(self, request: httpx.Request) -> httpx.Response:
-        """Send a request made for `streams`; returns with the headers. The caller closes the answer."""
-        return await self.streams.handle_async_request(request)
+        Raises:
+            httpx.InvalidURL: the URL is too long.
+            TRANSPORT_FAILURES: no whole answer.
+        """
+        headers = self._headers_for("gzip", has_body=content is not None)
+        return await self._requests.send(method, url, headers=headers, content=content)
+
+    async def open(self, url: str) -> httpx.Response:
+        """Send a request for a stream with the token; returns with the headers. The caller closes the answer.
+
+        Raises:
+            TRANSPORT_FAILURES: no answer.
+        """
+        connect = self.options.connect_timeout_seconds
+        # The total is kept by the caller; aiohttp counts `pool` up to the established connection.
+        extensions: dict[str, Any] = {"timeout": httpx.Timeout(None, connect=connect, pool=connect).as_dict()}
+        if self._server_name is not None:
+            extensions["sni_hostname"] = self._server_name
+        headers = self._headers_for("identity", has_body=False)
+        request = httpx.Request("GET", url, headers=headers, extensions=extensions)
+        return await self._streams.handle_async_request(request)
 
     def unreachable(self, error: BaseException, asked: str) -> NomadUnavailable:
         """The named error for a failure of the transport.
@@ -185,49 +187,38 @@ class NomadConnection:
             return NomadTimeout(f"{asked}: no answer in time")
         return NomadUnavailable(f"{asked}: connection broke: {why}")
 
-    def _headers_for(self, whole: bool, has_body: bool) -> httpx.Headers:  # noqa: FBT001
-        """Made once per token: httpx takes longer over them than over all else of a request."""
-        kind = whole, has_body, self.token.current()
+    def _headers_for(self, encoding: str, *, has_body: bool) -> Mapping[str, str]:
+        """Made once per token."""
+        kind = encoding, has_body, self.token.current()
         headers = self._headers.get(kind)
         if headers is None:
             if len(self._headers) >= _HEADERS_KEPT:
                 self._headers.clear()
-            headers = httpx.Headers(
-                {
-                    "Accept": "*/*",
-                    "Accept-Encoding": "gzip" if whole else "identity",
-                    "User-Agent": f"nomad-dispatch-worker/{__version__}",
-                }
-            )
+            made = {"Accept": "*/*", "Accept-Encoding": encoding, "User-Agent": _USER_AGENT}
             if has_body:
-                headers["Content-Type"] = "application/json"
+                made["Content-Type"] = "application/json"
             if token := kind[2]:
-                headers["X-Nomad-Token"] = token
-            self._headers[kind] = headers
+                made["X-Nomad-Token"] = token
+            headers = self._headers[kind] = made
         return headers
 
-    def _transport(self, *, limit: int, reuse: bool) -> httpx.AsyncBaseTransport:
-        def connector() -> aiohttp.BaseConnector:
-            keepalive = _KEEPALIVE_SECONDS if reuse else None
-            if self._socket:
-                return aiohttp.UnixConnector(
-                    self._socket, limit=limit, force_close=not reuse, keepalive_timeout=keepalive
-                )
-            return aiohttp.TCPConnector(
+    def _session(self, *, limit: int, reuse: bool) -> aiohttp.ClientSession:
+        keepalive = _KEEPALIVE_SECONDS if reuse else None
+        connector: aiohttp.BaseConnector
+        if self._socket:
+            connector = aiohttp.UnixConnector(
+                self._socket, limit=limit, force_close=not reuse, keepalive_timeout=keepalive
+            )
+        else:
+            connector = aiohttp.TCPConnector(
                 limit=limit,
                 force_close=not reuse,
                 keepalive_timeout=keepalive,
                 ssl=self._tls if self._tls is not None else True,
             )
-
-        def session() -> aiohttp.ClientSession:
-            return aiohttp.ClientSession(
-                connector=connector(), cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
-            )
-
-        kind = WholeAnswers if reuse else AiohttpTransport
-        # `verify` only spares the transport building a context of its own, which it would not use.
-        return kind(client=session, verify=self._tls or False, trust_env=False)
+        return aiohttp.ClientSession(
+            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
+        )
 
 
 def tls_context(options: NomadOptions) -> ssl.SSLContext:

@@ -82,11 +82,11 @@ async def _open(
 ) -> httpx.Response:
     """The answer up to its headers."""
     query = (*_TOPICS, ("index", str(index or NEWEST_INDEX)))
-    request = connection.build(connection.streams, "GET", "/v1/event/stream", query, place=place)
+    url = connection.url("/v1/event/stream", query, place)
     code, started = "error", time.perf_counter()
     try:
         async with asyncio.timeout(timeout_seconds):
-            response = await connection.open(request)
+            response = await connection.open(url)
         code = str(response.status_code)
     except TRANSPORT_FAILURES as error:
         raise connection.unreachable(error, Operation.EVENTS) from error

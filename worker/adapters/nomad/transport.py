@@ -1,32 +1,73 @@
-"""httpx's interface straight on aiohttp's client, for answers that are read as a whole.
+"""Requests whose answers are read as a whole, straight through aiohttp's client.
 
-Knows nothing of Nomad. httpx-aiohttp's own transport, made for answers of any size, hands each through five
-generators: for one of a few hundred bytes that costs as much as the request.
+Knows nothing of Nomad. httpx says what an answer is; its requests are left out: httpx looks at every
+character of a URL that was escaped a moment ago, and its transports hand an answer of a few hundred bytes
+through five generators. Both together cost as much as aiohttp itself.
 """
+
+from collections.abc import Callable, Mapping
 
 import aiohttp
 import httpx
-from httpx_aiohttp import AiohttpTransport
+
+URL_LIMIT_BYTES = 65_536
+"""As httpx has it. Nomad's own limit, for URL and headers together, is about 1 MB."""
 
 
-class WholeAnswers(AiohttpTransport):
-    """Answers come with their body. Failures are aiohttp's own."""
+class WholeAnswers:
+    """One pool of connections.
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request whose URL is escaped and whose body is at hand, and read its whole answer."""
-        if not isinstance(self.client, aiohttp.ClientSession):
-            self.client = self.get_client()
-        limits = request.extensions["timeout"]
-        async with self.client.request(
-            request.method,
-            str(request.url),
-            headers=request.headers,
-            data=request.content or None,
+    Args:
+        session: makes the pool; called at the first request, in the loop that it will belong to.
+        connect_seconds: to get a connection: a free one, or a new one with its TLS handshake.
+        server_name: the name the server's certificate must carry, where it is not the URL's host.
+    """
+
+    def __init__(
+        self, session: Callable[[], aiohttp.ClientSession], *, connect_seconds: float, server_name: str | None
+    ) -> None:
+        self._make = session
+        self._session: aiohttp.ClientSession | None = None
+        # Totals are kept by the callers.
+        self._timeout = aiohttp.ClientTimeout(connect=connect_seconds, sock_connect=connect_seconds)
+        self._server_name = server_name
+
+    async def send(
+        self, method: str, url: str, *, headers: Mapping[str, str], content: bytes | None = None
+    ) -> httpx.Response:
+        """Send one request and read its whole answer.
+
+        Args:
+            method: the HTTP method.
+            url: escaped.
+            headers: all of them, save those that the connection and the body need.
+            content: the body.
+
+        Raises:
+            httpx.InvalidURL: the URL is too long.
+            aiohttp.ClientError, OSError: no (whole) answer.
+            httpx.DecodingError: the answer's encoding is broken.
+        """
+        if len(url) > URL_LIMIT_BYTES:
+            message = "URL too long"
+            raise httpx.InvalidURL(message)
+        if self._session is None:
+            self._session = self._make()
+        async with self._session.request(
+            method,
+            url,
+            headers=headers,
+            data=content,
             allow_redirects=False,
             auto_decompress=False,
-            timeout=aiohttp.ClientTimeout(connect=limits["pool"], sock_connect=limits["connect"]),
-            server_hostname=request.extensions.get("sni_hostname"),
+            timeout=self._timeout,
+            server_hostname=self._server_name,
         ) as answer:
             body = await answer.read()
-        # Given with the body: httpx undoes its encoding at once.
-        return httpx.Response(answer.status, headers=answer.raw_headers, content=body, request=request)
+        # Given with the body, its encoding is undone at once.
+        return httpx.Response(answer.status, headers=answer.raw_headers, content=body)
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        if self._session is not None:
+            await self._session.close()
