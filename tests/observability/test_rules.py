@@ -50,6 +50,35 @@ def test_an_alert_has_a_severity_a_tested_case_and_a_page(alert: str) -> None:
     assert headings == [alert, "Cause", "Check", "Cure"]
 
 
+def alert_rules() -> list[tuple[str, str, set[str]]]:
+    """Name, expression, and the labels that the sentences for people name, of each alert."""
+    found = []
+    for block in re.split(r"\n      - (?=alert: |record: )", RULES.read_text()):
+        if match := re.match(r"alert: (\w+)\n(.*?)\n        labels: \{([^}]*)\}(.*)", block, re.DOTALL):
+            name, head, given, sentences = match.groups()
+            named = set(re.findall(r"\$labels\.(\w+)", sentences))
+            found.append((name, head, named - set(re.findall(r"(\w+):", given))))
+    return found
+
+
+@pytest.mark.parametrize(("name", "expr", "named"), alert_rules(), ids=lambda one: str(one)[:30])
+def test_an_alert_has_every_label_that_its_sentences_name(name: str, expr: str, named: set[str]) -> None:
+    by = re.search(r"\bby \(([^)]*)\)", expr)
+    if by:
+        labels = {label.strip() for label in by[1].split(",")}
+    elif "dispatch_worker:" in expr:
+        labels = {"job"}
+    else:
+        labels = {"job", "instance"}
+
+    assert named <= labels, name
+
+
+def test_every_alert_is_looked_at() -> None:
+    assert {name for name, _, _ in alert_rules()} == set(ALERTS)
+    assert any(named for _, _, named in alert_rules())
+
+
 def test_every_case_that_fires_stands_next_to_one_that_does_not() -> None:
     assert CASES.count("exp_samples: []") >= len(ALERTS)
 

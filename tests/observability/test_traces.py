@@ -16,11 +16,12 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.observability.stage import until
 from tests.processes.fleet import Fleet, fleet
 from tests.processes.jobs import held, scripted
-from worker.core.model import MessageKey, Outcome, Phase, Record, Routing, Verdict
+from worker.core.model import MessageKey, Outcome, Phase, Record, Routing, Run, Verdict
 from worker.core.trace import own_trace_id, parse_traceparent, span_id, trace_id_of, traceparent
 from worker.errors import SettingsInvalid
 from worker.runtime.traces import Span, spans, traces_from_environment, wanted
@@ -128,14 +129,61 @@ def test_what_never_began_has_no_part() -> None:
     assert [part.name for part in unplaced] == ["dispatch render", "queue wait", "dispatch", "settle"]
 
 
+def test_waiting_for_one_s_turn_is_waiting() -> None:
+    late = record(job_id="c", received_at_ms=1_700_000_000_100, intended_at_ms=1_700_000_003_000)
+
+    _, queue, dispatch, *_ = spans(replace(late, dispatched_at_ms=1_700_000_003_020), ended_at("x"), NOW)
+
+    assert queue == Span("queue wait", 1_700_000_000_000, 1_700_000_003_000)
+    assert dispatch == Span("dispatch", 1_700_000_003_000, 1_700_000_003_020)
+
+
+def test_a_message_that_ran_twice_shows_both_runs_and_the_wait_in_between() -> None:
+    first = Run(1, "c1", Verdict.FAILED, 1, dispatched_at_ms=1_700_000_000_200, ended_at_ms=1_700_000_002_000)
+    again = record(
+        job_id="c2",
+        attempt=2,
+        runs=(first,),
+        intended_at_ms=1_700_000_005_000,
+        dispatched_at_ms=1_700_000_005_100,
+        placed_at_ms=1_700_000_005_200,
+    )
+
+    _, *parts = spans(again, ended_at("2023-11-14T22:13:28Z"), NOW)
+
+    assert parts == [
+        Span("queue wait", 1_700_000_000_000, 1_700_000_000_200),
+        Span("attempt 1", 1_700_000_000_200, 1_700_000_002_000),
+        Span("retry wait", 1_700_000_002_000, 1_700_000_005_000),
+        Span("dispatch", 1_700_000_005_000, 1_700_000_005_100),
+        Span("placement", 1_700_000_005_100, 1_700_000_005_200),
+        Span("run", 1_700_000_005_200, 1_700_000_008_000),
+        Span("settle", 1_700_000_008_000, NOW),
+    ]
+
+
 times = st.just(0) | st.integers(1_600_000_000_000, 1_800_000_000_000)
 
 
-@given(times, times, times, times, st.sampled_from(["", "0001-01-01T00:00:00Z", "2023-11-14T22:13:28Z", "x"]))
+@given(
+    times,
+    times,
+    times,
+    times,
+    times,
+    st.sampled_from(["", "0001-01-01T00:00:00Z", "2023-11-14T22:13:28Z", "x"]),
+)
 def test_no_part_ends_before_it_begins_whatever_the_clocks_say(
-    received: int, dispatched: int, placed: int, now: int, ended: str
+    received: int, intended: int, dispatched: int, placed: int, now: int, ended: str
 ) -> None:
-    made = record(received_at_ms=received, dispatched_at_ms=dispatched, placed_at_ms=placed, job_id="c")
+    made = record(
+        received_at_ms=received,
+        intended_at_ms=intended,
+        dispatched_at_ms=dispatched,
+        placed_at_ms=placed,
+        job_id="c",
+        runs=(Run(1, "b", Verdict.FAILED, dispatched_at_ms=placed, ended_at_ms=now),) if intended % 2 else (),
+    )
     whole, *parts = spans(made, ended_at(ended), now or NOW)
 
     assert all(part.start_ms <= part.end_ms for part in (whole, *parts))

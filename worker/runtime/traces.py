@@ -196,16 +196,26 @@ def spans(record: Record, outcome: Outcome, now_ms: int) -> Iterator[Span]:
     yield Span(f"dispatch {record.routing.job}".strip(), queued_ms, max(now_ms, queued_ms))
 
     at_ms = queued_ms
-    steps = [
-        ("queue wait", received_ms),
-        ("dispatch", record.dispatched_at_ms if record.job_id else ended_ms),
-    ]
+    steps = list(_until_the_dispatch(record, received_ms))
+    steps.append(("dispatch", record.dispatched_at_ms if record.job_id else ended_ms))
     if record.job_id:
         steps += [("placement", record.placed_at_ms), (RUN, ended_ms if record.placed_at_ms else 0)]
     for name, until_ms in (*steps, ("settle", now_ms)):
         if until_ms:
             yield Span(name, at_ms, max(at_ms, until_ms))
             at_ms = max(at_ms, until_ms)
+
+
+def _until_the_dispatch(record: Record, received_ms: int) -> Iterator[tuple[str, int]]:
+    """Waiting ends when the dispatch begins; runs that were followed by another stand whole."""
+    if not record.runs:
+        # A record of an older version, and a message that was never dispatched, tell no such time.
+        yield "queue wait", record.intended_at_ms or received_ms
+        return
+    yield "queue wait", record.runs[0].dispatched_at_ms
+    for run in record.runs:
+        yield f"attempt {run.attempt}", run.ended_at_ms
+    yield "retry wait", record.intended_at_ms
 
 
 def attributes(record: Record, outcome: Outcome) -> dict[str, str | int]:
