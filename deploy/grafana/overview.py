@@ -153,13 +153,41 @@ STREAMS = Row(
     [
         Panel(
             "Waiting and in hand",
-            "Entries no worker was given yet, and entries given, not yet settled. A gap: Redis cannot tell.",
+            "Entries no worker was given yet, and entries given, not yet settled (those held back in Redis "
+            "included). A gap: Redis cannot tell.",
             "short",
             [
                 Query(top("stream_lag_entries", S, "job, stream"), "{{stream}} waiting"),
                 Query(top("stream_pending_entries", S, "job, stream"), "{{stream}} in hand"),
             ],
             runbook="DispatchWorkerBacklogSlow",
+        ),
+        Panel(
+            "Held back",
+            "Of the entries in hand, those that wait in Redis: for their turn, because of a cap, a rate or a "
+            "fair share, or for their time.",
+            "short",
+            [
+                Query(top("stream_queued_entries", S, "job, stream"), "{{stream}} for its turn"),
+                Query(top("stream_delayed_entries", S, "job, stream"), "{{stream}} for its time"),
+            ],
+            runbook="DispatchWorkerQueueStuck",
+            stacked=True,
+        ),
+        Panel(
+            "Oldest held back",
+            "How long the oldest entry has waited for its turn.",
+            "s",
+            [Query(top("stream_oldest_queued_age_seconds", S, "job, stream"), "{{stream}}")],
+            runbook="DispatchWorkerQueueOld",
+            steps=((None, "green"), (3600, "red")),
+        ),
+        Panel(
+            "Slots of the caps",
+            "How many jobs in flight take one, by what the cap holds for. The limits are in the policy file.",
+            "short",
+            [Query(top("cap_slots_taken", J, "job, scope"), "{{scope}}")],
+            runbook="DispatchWorkerQueueOld",
         ),
         Panel(
             "Oldest in hand",

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from worker.adapters.nomad.calls import Operation
 from worker.core.backlog import Backlog, StreamBacklog
+from worker.core.keys import SCOPES
 from worker.core.model import MessageKey, Outcome, Phase, Place, Record, Routing, Verdict
 from worker.errors import Fenced, NomadBusy, NotAllowed, RedisFull, RedisUnavailable
 from worker.flow.instruments import Instruments
@@ -27,7 +28,7 @@ def made(local: Callable[[], Local] = Local) -> Metrics:
 
 
 async def probe() -> Backlog:
-    return Backlog({"requests": StreamBacklog(7, 2, 1.5)}, 0, 1)
+    return Backlog({"requests": StreamBacklog(7, 9, 1.5, 4, 3, 60.0)}, 0, 1, dict.fromkeys(SCOPES, 2))
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:

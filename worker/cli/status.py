@@ -78,7 +78,9 @@ async def _overview(redis: Any, environment: "Environment", *, as_json: bool) ->
             "streams": {
                 name: {
                     "waiting": one.lag,
-                    "in_hand": one.pending,
+                    "queued": one.queued,
+                    "delayed": one.delayed,
+                    "in_hand": one.in_hand,
                     "oldest_in_hand_seconds": one.oldest_pending_seconds,
                 }
                 for name, one in backlog.streams.items()
@@ -100,12 +102,14 @@ async def _overview(redis: Any, environment: "Environment", *, as_json: bool) ->
         return EXIT_OK
     _print(
         table(
-            ("STREAM", "WAITING", "IN HAND", "OLDEST IN HAND"),
+            ("STREAM", "WAITING", "QUEUED", "DELAYED", "IN HAND", "OLDEST"),
             [
                 (
                     name,
                     count(one.lag),
-                    count(one.pending),
+                    count(one.queued),
+                    count(one.delayed),
+                    count(one.in_hand),
                     age(one.oldest_pending_seconds) if one.pending else "-",
                 )
                 for name, one in backlog.streams.items()

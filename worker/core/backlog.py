@@ -17,6 +17,20 @@ class StreamBacklog:
     """Entries given to a worker and not yet settled."""
     oldest_pending_seconds: float | None = None
     """Age of the oldest of them, by its entry ID; 0 when there is none."""
+    queued: int | None = None
+    """Of the pending ones, those that wait in Redis for their turn, held by a cap, a rate or a fair share."""
+    delayed: int | None = None
+    """Of the pending ones, those that wait in Redis for their time."""
+    oldest_queued_seconds: float | None = None
+    """How long the oldest of the queued has waited for its turn; 0 when there is none."""
+
+    @property
+    def in_hand(self) -> int | None:
+        """Of the pending ones, those that a worker holds."""
+        if self.pending is None:
+            return None
+        # Read one after the other, so that a message may be counted on both sides.
+        return max(0, self.pending - (self.queued or 0) - (self.delayed or 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,3 +41,5 @@ class Backlog:
     dead_letters: int | None = None
     workers: int | None = None
     """Replicas whose lease is not over."""
+    slots_taken: Mapping[str, int] = field(default_factory=dict)
+    """Slots of the caps by scope; empty where it is not known."""

@@ -179,6 +179,20 @@ class Families:
         self.oldest = self._gauge(
             "stream_oldest_pending_age_seconds", "Age of the oldest of them; 0: there is none.", "stream"
         )
+        self.queued = self._gauge(
+            "stream_queued_entries",
+            "Of the pending ones, those held back in Redis by a cap, a rate or a fair share.",
+            "stream",
+        )
+        self.delayed = self._gauge(
+            "stream_delayed_entries", "Of the pending ones, those whose time has not come.", "stream"
+        )
+        self.oldest_queued = self._gauge(
+            "stream_oldest_queued_age_seconds",
+            "How long the oldest held back has waited for its turn; 0: there is none.",
+            "stream",
+        )
+        self.slots = self._gauge("cap_slots_taken", "Slots of the caps that jobs in flight take.", "scope")
         self.dead_letter_entries = self._gauge("dead_letter_entries", "Entries waiting there; NaN: unknown.")
         self.workers = self._gauge("workers_alive", "Replicas whose lease is not over; NaN: unknown.")
 

@@ -33,7 +33,7 @@ NOMAD_OPERATIONS = (
     Operation.EVENTS,
 )
 """Those of the main path; others, asked at start or now and then, are `other`."""
-TIMED_OPERATIONS = (Operation.DISPATCH, Operation.JOB, Operation.ALLOCATIONS, Operation.LIVE_CHILDREN)
+TIMED_OPERATIONS = (Operation.DISPATCH, Operation.ALLOCATIONS, Operation.LIVE_CHILDREN)
 """Those whose durations are told apart: a histogram is seven series for each. The rest share `other`."""
 NOMAD_CODES = frozenset(
     {"200", "400", "403", "404", "405", "429", "431", "500", "501", "502", "503", "504", "error"}

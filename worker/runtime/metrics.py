@@ -10,6 +10,7 @@ import platform
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
@@ -91,6 +92,15 @@ class Metrics:
         self._feed_times: dict[Place, Gauge] = {}
         self._lost_feeds: set[Place] = set()
         self._redis_away = False
+        families = self.families
+        self._of_streams: tuple[tuple[Gauge, Callable[[StreamBacklog], float | None]], ...] = (
+            (families.lag, attrgetter("lag")),
+            (families.pending, attrgetter("pending")),
+            (families.oldest, attrgetter("oldest_pending_seconds")),
+            (families.queued, attrgetter("queued")),
+            (families.delayed, attrgetter("delayed")),
+            (families.oldest_queued, attrgetter("oldest_queued_seconds")),
+        )
         self.families.limit.set(max_in_flight)
         self.families.build.labels(version, revision, platform.python_version()).set(1)
         self._begin_at_zero(places)
@@ -302,18 +312,16 @@ class Metrics:
 
     def _set_shared(self, backlog: Backlog) -> None:
         families = self.families
-        for gauge in (families.lag_known, families.lag, families.pending, families.oldest):
+        for gauge in (families.lag_known, families.slots, *(gauge for gauge, _ in self._of_streams)):
             gauge.clear()
         for name in self._streams:
             stream = backlog.streams.get(name, StreamBacklog())
             families.lag_known.labels(name).set(stream.lag is not None)
-            for gauge, value in (
-                (families.lag, stream.lag),
-                (families.pending, stream.pending),
-                (families.oldest, stream.oldest_pending_seconds),
-            ):
-                if value is not None:
+            for gauge, told in self._of_streams:
+                if (value := told(stream)) is not None:
                     gauge.labels(name).set(value)
+        for scope, taken in backlog.slots_taken.items():
+            families.slots.labels(scope).set(taken)
         families.dead_letter_entries.set(math.nan if backlog.dead_letters is None else backlog.dead_letters)
         families.workers.set(math.nan if backlog.workers is None else backlog.workers)
 

@@ -53,6 +53,9 @@ async def status(parts: Parts) -> Mapping[str, Any]:
             name: {
                 "lag": stream.lag,
                 "pending": stream.pending,
+                "queued": stream.queued,
+                "delayed": stream.delayed,
+                "oldest_queued_seconds": stream.oldest_queued_seconds,
                 "oldest_pending_seconds": stream.oldest_pending_seconds,
             }
             for name, stream in backlog.streams.items()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.adapters.redis.conftest import KEYS, Bench, Worker
+from worker.adapters.redis.survey import RedisSurvey
 from worker.core.lifecycle import Ended, Intended, JobAccepted, Parked, advance
 from worker.core.model import WAITING_CONSUMER, MessageKey, Outcome, Phase, Record, Verdict
 from worker.core.policy import Policy
@@ -504,3 +505,20 @@ async def test_slots_are_those_that_the_policy_names(bench: Bench) -> None:
         if not picked.messages:
             break
     assert len(await slots(bench, "total")) > 40
+
+
+async def test_what_waits_is_told_apart_from_what_a_worker_holds(bench: Bench) -> None:
+    worker = await bench.worker("a")
+    survey = RedisSurvey(bench.redis, KEYS, streams=["requests"], group="workers")
+    for _ in range(2):
+        await parked(bench, worker)
+    await parked(bench, worker, until_ms=now_ms() + LONG)
+    await worker.queue.pick("requests", 1, policy(cap=1))
+
+    backlog = await survey.backlog()
+
+    stream = backlog.streams["requests"]
+    assert (stream.pending, stream.queued, stream.delayed, stream.in_hand) == (3, 1, 1, 1)
+    assert stream.oldest_queued_seconds is not None
+    assert 0 <= stream.oldest_queued_seconds < 60
+    assert backlog.slots_taken == {"total": 1, "stream": 0, "job": 0, "namespace": 0, "tenant": 0}

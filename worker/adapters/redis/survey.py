@@ -12,7 +12,7 @@ from redis.exceptions import ResponseError
 from worker.adapters.redis.connection import FAILURES, server_time_ms, translate
 from worker.core.backlog import Backlog, StreamBacklog
 from worker.core.instants import entry_time_ms
-from worker.core.keys import Keys
+from worker.core.keys import SCOPES, Keys
 
 LAG_COUNT_LIMIT = 10_000
 """Entries counted by hand where Redis does not know the lag; more than this stays unknown."""
@@ -48,6 +48,7 @@ class RedisSurvey:
                 streams={name: await self._stream(name, now_ms) for name in self._streams},
                 dead_letters=await self._ops.xlen(self._keys.dead),
                 workers=await self._ops.zcount(self._keys.workers, f"({now_ms}", "+inf"),
+                slots_taken={scope: await self._ops.zcard(self._keys.cap(scope)) for scope in SCOPES},
             )
         except FAILURES as error:
             raise translate(error) from error
@@ -81,7 +82,7 @@ class RedisSurvey:
             groups = await self._ops.xinfo_groups(stream)
         except ResponseError as error:
             if "no such key" in str(error):
-                return StreamBacklog(lag=0, pending=0, oldest_pending_seconds=0.0)
+                return StreamBacklog(0, 0, 0.0, 0, 0, 0.0)
             raise
         group = next((found for found in groups if found["name"] == self._group.encode()), None)
         if group is None:
@@ -93,7 +94,18 @@ class RedisSurvey:
         lag = group.get("lag")
         if lag is None:
             lag = await self._count(stream, group["last-delivered-id"])
-        return StreamBacklog(lag=lag, pending=group["pending"], oldest_pending_seconds=oldest_seconds)
+        return StreamBacklog(
+            lag=lag,
+            pending=group["pending"],
+            oldest_pending_seconds=oldest_seconds,
+            queued=await self._ops.zcard(self._keys.queue(name)),
+            delayed=await self._ops.zcard(self._keys.delayed(name)),
+            oldest_queued_seconds=await self._oldest_queued_seconds(name, now_ms),
+        )
+
+    async def _oldest_queued_seconds(self, name: str, now_ms: int) -> float:
+        oldest = await self._ops.zrange(self._keys.queue(name), 0, 0, withscores=True)
+        return max(0.0, (now_ms - oldest[0][1]) / 1000) if oldest else 0.0
 
     async def _count(self, stream: str, after: bytes) -> int | None:
         # Before 7.0, and after some deletions, Redis does not know; a short backlog can be counted.

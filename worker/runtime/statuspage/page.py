@@ -104,12 +104,19 @@ def _figures(view: Overview) -> Markup:
     streams = list(backlog.streams.values()) if backlog else []
     lags = [stream.lag for stream in streams]
     lag = sum(known for known in lags if known is not None) if streams and None not in lags else None
+    queued = sum((stream.queued or 0) + (stream.delayed or 0) for stream in streams)
+    unread = "entries no worker was given yet"
     ages = [stream.oldest_pending_seconds for stream in streams if stream.oldest_pending_seconds is not None]
     workers, dead = (backlog.workers, backlog.dead_letters) if backlog else (None, None)
     full = view.in_flight >= view.in_flight_limit
     return tag(
         "dl",
-        figure("Waiting", count(lag), "entries no worker was given yet", tone="warn" if lag and full else ""),
+        figure(
+            "Unread",
+            count(lag),
+            f"{unread}; {count(queued)} more wait for their turn or time" if queued else unread,
+            tone="warn" if lag and full else "",
+        ),
         figure("Oldest open", duration(max(ages, default=None)), "message given to a worker, not settled"),
         figure(
             "In flight here",
@@ -134,12 +141,14 @@ def _streams(view: Overview) -> Markup:
         view.backlog.missing,
         table(
             "Request streams, shared by all replicas",
-            ("Stream", "Waiting|n", "In workers' hands|n", "Oldest of those|n"),
+            ("Stream", "Unread|n", "Queued|n", "Delayed|n", "In hand|n", "Oldest|n"),
             [
                 (
                     mono(name),
                     count(stream.lag),
-                    count(stream.pending),
+                    count(stream.queued),
+                    count(stream.delayed),
+                    count(stream.in_hand),
                     duration(stream.oldest_pending_seconds) if stream.pending != 0 else NOTHING,
                 )
                 for name, stream in streams.items()
