@@ -11,7 +11,7 @@ from tests.flow.world import FakeNomad, HandClock, message, settle
 from worker.core.frames import Frame
 from worker.core.lifecycle import Ended, Fact, Progressed, StopOrdered, advance
 from worker.core.model import Phase, Place, Progress, Verdict
-from worker.core.observed import Allocation, Job, Snapshot, Task, TaskEvent, TaskGroup, TaskState
+from worker.core.observed import Allocation, Evaluation, Job, Snapshot, Task, TaskEvent, TaskGroup, TaskState
 from worker.errors import NomadDenied
 from worker.flow.children import Bell, Children
 from worker.flow.feed import Feed
@@ -76,6 +76,7 @@ def whole(frame: Frame) -> Snapshot:
         job_id=CHILD,
         job=frame.jobs[0],
         allocations={one.id: one for one in frame.allocations},
+        evaluations={one.id: one for one in frame.evaluations},
         whole=True,
     )
 
@@ -366,9 +367,48 @@ async def test_an_adopted_job_of_a_place_not_served_is_read_until_it_ends() -> N
 
 async def test_a_job_not_placed_by_the_deadline_is_ordered_to_stop() -> None:
     world = World(placement_deadline_seconds=60)
+    world.nomad.shows = whole(Frame(5, jobs=(job("pending", 5),)))
     world.clock.seconds += 60
 
     assert await world.fact() == StopOrdered(Verdict.UNPLACED, world.clock.now_ms())
+    assert world.nomad.reads == 1
+
+
+async def test_a_job_that_was_placed_while_nobody_watched_is_not_stopped_for_its_placement_deadline() -> None:
+    world = World(placement_deadline_seconds=60)
+    world.message.made_here = False
+    world.nomad.shows = whole(RUNNING)
+    world.clock.seconds += 3_600
+
+    fact = await world.fact()
+
+    assert isinstance(fact, Progressed)
+    assert fact.step is Progress.RUNNING
+
+
+async def test_a_job_that_waits_for_another_place_is_stopped_at_the_same_deadline() -> None:
+    world = World(placement_deadline_seconds=60)
+    world.message = world.running(shown="running", placed_at_ms=world.clock.now_ms(), seq=3)
+    world.clock.seconds += 3_600
+    blocked = Evaluation(
+        id="e2", job_id=CHILD, triggered_by="queued-allocs", status="blocked", modify_index=9
+    )
+    waits = Frame(9, jobs=(job("pending", 9),), evaluations=(blocked,))
+    world.nomad.shows = whole(waits)
+    task = world.begin()
+    await settle()
+    world.children.apply(PLACE, waits)
+    world.keep(await task)
+    assert world.message.record is not None
+    assert world.message.record.shown == "blocked"
+
+    task = world.begin()
+    await settle()
+    assert not task.done()
+    world.clock.seconds += 60
+    world.children.get(PLACE, CHILD).changed.set()  # type: ignore[union-attr]
+
+    assert await task == StopOrdered(Verdict.UNPLACED, world.clock.now_ms())
 
 
 async def test_a_stopped_job_whose_tasks_never_tell_their_end_is_decided_after_the_grace() -> None:

@@ -24,7 +24,7 @@ FIRST_FAILS = 'test -e "$NOMAD_META_who" && exit 0; touch "$NOMAD_META_who"; exi
 @pytest.fixture(scope="module")
 async def here(ground: Ground) -> AsyncIterator[Stage]:
     async with stage(
-        ground.address, WORKER_SWEEP_SECONDS="5", WORKER_PLACEMENT_DEADLINE_SECONDS="3"
+        ground.address, WORKER_SWEEP_SECONDS="5", WORKER_PLACEMENT_DEADLINE_SECONDS="8"
     ) as worker:
         yield worker
 

@@ -15,7 +15,7 @@ from tests.outcomes.stage import Message, stage
 pytestmark = pytest.mark.anyio
 
 TRANSCRIPTS = Path(__file__).parents[1] / "data" / "nomad-transcripts"
-SETTINGS = {"WORKER_PLACEMENT_DEADLINE_SECONDS": "6", "WORKER_SWEEP_SECONDS": "5"}
+SETTINGS = {"WORKER_PLACEMENT_DEADLINE_SECONDS": "15", "WORKER_SWEEP_SECONDS": "5"}
 """What is never placed comes to its end; events that were missed do not hold a test up."""
 
 Plays = dict[str, "asyncio.Task[Message]"]

@@ -77,6 +77,10 @@ class Child:
     """Index of its last change when a sweep last had it read: nothing else is there to be read until then."""
     reads: int = 0
     """Reads in a row that told nothing new."""
+    looked_at: float = -NEVER
+    """Monotonic seconds at which the last read that was answered was begun."""
+    blocked_since: float = NEVER
+    """Monotonic seconds since when it waits for a place, be it the first one or another one."""
     changed: Bell = field(default_factory=Bell)
     ending_since: float = NEVER
     """Monotonic seconds since when the job is stopped or dead and its tasks may still be ending."""

@@ -55,7 +55,7 @@ class Watch:
         self._children = children
         self._clock = clock
         self._sweep_soon = sweep_soon
-        self._placement_deadline_ms = placement_deadline_seconds * 1000
+        self._placement_deadline_seconds = placement_deadline_seconds or NEVER
         self._reads = asyncio.Semaphore(READ_CONCURRENCY)
 
     async def next(self, message: Message, record: Record) -> Fact:
@@ -70,9 +70,13 @@ class Watch:
             finding = judge(child.snapshot, stopping=record.stopping, grace_over=self._grace_over(child))
             if isinstance(finding, Final):
                 return Ended(finding.outcome)
+            if finding.step is not Progress.BLOCKED:
+                child.blocked_since = NEVER
+            elif child.blocked_since == NEVER:
+                child.blocked_since = self._clock.monotonic()
             if finding.step is not None and finding.step.value != record.shown:
                 return Progressed(finding.step, self._clock.now_ms(), finding.data)
-            if verdict := self._reason_to_stop(message, record):
+            if verdict := self._reason_to_stop(child, message, record):
                 return StopOrdered(verdict, self._clock.now_ms())
             if record.stopping:
                 await self._stop(message, record)
@@ -121,19 +125,29 @@ class Watch:
             child.ending_since = now
         return now - child.ending_since >= ENDING_SECONDS
 
-    def _reason_to_stop(self, message: Message, record: Record) -> Verdict | None:
+    def _reason_to_stop(self, child: Child, message: Message, record: Record) -> Verdict | None:
         if record.stopping:
             return None
         if message.cancelled:
             return Verdict.CANCELLED
-        now_ms = self._clock.now_ms()
+        limit = record.routing.timeout_seconds if record.placed_at_ms else None
+        if limit is not None and self._clock.now_ms() >= record.placed_at_ms + limit * 1000:
+            return Verdict.TIMED_OUT
+        overdue_at = self._overdue_at(child, record)
+        if overdue_at > self._clock.monotonic():
+            return None
+        if child.looked_at >= overdue_at:
+            return Verdict.UNPLACED
+        # What is known may be old, as after a time without a worker: a job that runs must not be stopped.
+        child.read_by(self._clock.monotonic())
+        return None
+
+    def _overdue_at(self, child: Child, record: Record) -> float:
+        """Monotonic seconds at which the job has waited for a place for too long; NEVER: it need not wait."""
         if record.placed_at_ms:
-            limit = record.routing.timeout_seconds
-            over = limit is not None and now_ms >= record.placed_at_ms + limit * 1000
-            return Verdict.TIMED_OUT if over else None
-        deadline = self._placement_deadline_ms
-        over = bool(deadline) and now_ms >= record.dispatched_at_ms + deadline
-        return Verdict.UNPLACED if over else None
+            return child.blocked_since + self._placement_deadline_seconds
+        waited_seconds = (self._clock.now_ms() - record.dispatched_at_ms) / 1000
+        return self._clock.monotonic() - waited_seconds + self._placement_deadline_seconds
 
     async def _stop(self, message: Message, record: Record) -> None:
         now = self._clock.monotonic()
@@ -156,12 +170,11 @@ class Watch:
             deadlines.append(child.ending_since + ENDING_SECONDS)
         if record.stopping:
             deadlines.append(message.stop_sent_at + STOP_AGAIN_SECONDS)
-        elif record.placed_at_ms and record.routing.timeout_seconds is not None:
+            return min(deadlines)
+        if record.placed_at_ms and record.routing.timeout_seconds is not None:
             run_limit_ms = record.placed_at_ms + record.routing.timeout_seconds * 1000
             deadlines.append(now + (run_limit_ms - now_ms) / 1000)
-        elif not record.placed_at_ms and self._placement_deadline_ms:
-            placement_ms = record.dispatched_at_ms + self._placement_deadline_ms
-            deadlines.append(now + (placement_ms - now_ms) / 1000)
+        deadlines.append(self._overdue_at(child, record))
         return min(deadlines)
 
     def _read_due(self, child: Child) -> float:
@@ -186,12 +199,14 @@ class Watch:
     async def _read(self, child: Child) -> None:
         child.reads += 1
         child.read_at = NEVER
+        begun_at = self._clock.monotonic()
         try:
             async with self._reads:
                 read = await self._nomad.snapshot(child.place, child.job_id)
         except BaseException:
             child.read_at = self._clock.monotonic()
             raise
+        child.looked_at = begun_at
         known, child.snapshot = child.snapshot, replace_with(read, child.snapshot)
         if child.snapshot != known:
             child.reads = 0

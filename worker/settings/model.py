@@ -243,7 +243,8 @@ class Settings(BaseSettings):
     placement_deadline_seconds: Seconds = _setting(
         "WORKER_PLACEMENT_DEADLINE_SECONDS",
         0.0,
-        "A job that is not placed by then is stopped: verdict `unplaced`. 0: it may wait for ever.",
+        "A job that waits so long for a place, its first or, after it lost that, another one, is stopped: "
+        "verdict `unplaced`. 0: it may wait for ever.",
         unit="seconds",
         ge=0,
     )
