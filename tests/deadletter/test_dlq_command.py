@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import pty
 import subprocess
 import sys
 from collections import Counter
@@ -110,6 +111,52 @@ async def test_letters_are_dropped_by_filter(morgue: Morgue) -> None:
 
     assert ended.returncode == 0
     assert [letter.code async for letter in morgue.letters.find()] == ["nomad.job_unknown"]
+
+
+@pytest.mark.parametrize(("answer", "left"), [("y", 1), ("n", 2), ("", 2)])
+async def test_a_drop_by_filter_asks_first_and_says_how_many(morgue: Morgue, answer: str, left: int) -> None:
+    for reason in ("nomad.job_unknown", "request.poison"):
+        await morgue.dies(reason)
+
+    code, told = await at_a_terminal(morgue, answer, "drop", "--reason", "request.*")
+
+    assert "Drop 1 dead letters for good? (y/N)" in told
+    assert (code, await morgue.letters.count()) == (0 if left == 1 else 1, left)
+    assert "Traceback" not in told
+
+
+async def at_a_terminal(morgue: Morgue, answer: str, *words: str) -> tuple[int, str]:
+    """Run a command whose input is a terminal, and answer its question; returns its code and what it told."""
+    terminal, other_end = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "worker", "dlq", *words),
+        env=environment(morgue),
+        stdin=other_end,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    os.close(other_end)
+    os.write(terminal, f"{answer}\n".encode())
+    try:
+        async with asyncio.timeout(SOON):
+            told, _ = await process.communicate()
+    finally:
+        os.close(terminal)
+    return process.returncode or 0, told.decode()
+
+
+async def test_a_single_requeue_tells_how_to_follow_it(morgue: Morgue) -> None:
+    await morgue.dies()
+    [letter] = [letter async for letter in morgue.letters.find()]
+
+    ended = await dlq(morgue, "requeue", letter.id)
+
+    key = ended.stdout.split()[-1]
+    assert f"Follow it with: dispatch-worker wait {key}" in ended.stderr
+
+
+async def test_no_letters_at_all_is_told(morgue: Morgue) -> None:
+    assert (await dlq(morgue, "list")).stderr == "There are no dead letters.\n"
 
 
 @pytest.mark.processes

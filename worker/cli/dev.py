@@ -4,6 +4,8 @@ Knows nothing of the stack's inside; prints its addresses, and the demo's result
 """
 
 import asyncio
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,6 +54,7 @@ async def _run(jobs: list[dict[str, Any]], number: int, log_level: str) -> int:
         _introduce(stack, [job["ID"] for job in jobs])
         if number:
             return await _demo(stack, number)
+        _invite(stack)
         await stack.ended()
     return 0
 
@@ -61,9 +64,27 @@ def _introduce(stack: "DevStack", jobs: list[str]) -> None:
     typer.echo(f"Nomad   {stack.nomad.address}  (simulator; jobs: {', '.join(jobs)})")
     typer.echo(f"Worker  {stack.http_address}  (/metrics /healthz /readyz /status)")
     typer.echo("")
+
+
+def _invite(stack: "DevStack") -> None:
+    command = f"REDIS_URL={stack.redis.url} NOMAD_ADDR={stack.nomad.address} {_this_command()}"
     typer.echo("Send a request from another terminal:")
-    typer.echo(f"  REDIS_URL={stack.redis.url} dispatch-worker dispatch --wait -meta who=ada demo-render")
+    typer.echo(f"  {command} dispatch --wait -meta who=ada demo-render")
+    typer.echo("See what is going on:")
+    typer.echo(f"  {command} status")
+    typer.echo("Ctrl-C ends it all.")
     typer.echo("")
+
+
+def _this_command() -> str:
+    """As it can be typed where this one was."""
+    typed = Path(sys.argv[0])
+    if typed.stem != "dispatch-worker":
+        return f"{sys.executable} -m worker"
+    found = shutil.which(typed.name)
+    if found and Path(found).samefile(typed):
+        return typed.name
+    return str(typed.relative_to(Path.cwd())) if typed.is_relative_to(Path.cwd()) else str(typed)
 
 
 async def _demo(stack: "DevStack", number: int) -> int:

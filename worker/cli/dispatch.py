@@ -199,9 +199,9 @@ def _batch(
         console.fail(f"Error reading the batch: {error.filename}: {(error.strerror or '').lower()}")
     except ValueError as error:
         console.fail(f"Error in the batch: {error}. Nothing was sent.")
-    again = f"For the rest run it again with: -idempotency-token {token}"
+    again = f"run it again for the rest, and nothing is sent twice: -idempotency-token {token}"
     if not defaults.idempotency_key:
-        console.notice(f"Should this be interrupted: {again[0].lower()}{again[1:]}")
+        console.notice(f"Should this be interrupted, {again}")
 
     async def main() -> int:
         async with connect() as client:

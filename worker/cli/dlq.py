@@ -176,6 +176,8 @@ def requeue(
             if dry_run:
                 return "would be requeued", True
             key = await letters.requeue(letter, None if edits == Edits() else edits)
+            if letter_ids and len(letter_ids) == 1 and not json:
+                Console.notice(f"Follow it with: dispatch-worker wait {key}")
             return f"requeued as {key}", True
 
         return await _each(letters, letter_ids, wanted, rate, one, as_json=json)
@@ -202,10 +204,9 @@ def drop(
     """Remove dead letters for good."""
     wanted = _filter(reason, job, tenant, stream, older, newer)
     _choose(letter_ids, wanted, everything=everything)
-    if not (yes or dry_run or letter_ids):
-        if not sys.stdin.isatty():
-            Console.fail("Nothing was dropped: add --yes, or --dry-run to see what would be.")
-        typer.confirm("Drop all dead letters that match, for good?", abort=True)
+    ask = not (yes or dry_run or letter_ids)
+    if ask and not sys.stdin.isatty():
+        Console.fail("Nothing was dropped: add --yes, or --dry-run to see what would be.")
 
     async def main(_: "DispatchClient", letters: "DeadLetters") -> int:
         async def one(letter: "DeadLetter") -> tuple[str, bool]:
@@ -213,7 +214,12 @@ def drop(
                 return "would be dropped", True
             return ("dropped", True) if await letters.drop(letter.id) else ("was gone already", True)
 
-        return await _each(letters, letter_ids, wanted, rate, one, as_json=json)
+        def sure(number: int) -> bool:
+            return not number or Console.ask(f"Drop {number} dead letters for good? (y/N) ").startswith("y")
+
+        return await _each(
+            letters, letter_ids, wanted, rate, one, as_json=json, sure=sure if ask else lambda _: True
+        )
 
     _run(main)
 
@@ -242,6 +248,7 @@ async def _each(
     act: "Callable[[DeadLetter], Awaitable[tuple[str, bool]]]",
     *,
     as_json: bool,
+    sure: "Callable[[int], bool]" = lambda _: True,
 ) -> int:
     """Act on the chosen letters at a pace, and tell of each. Returns the exit code."""
     from worker.deadletter import LetterGone  # noqa: PLC0415 - heavy
@@ -251,6 +258,8 @@ async def _each(
     else:
         # Found first and then acted upon: what is requeued and dies again is not met a second time.
         chosen = [letter async for letter in letters.find(wanted)]
+    if not sure(len(chosen)):
+        Console.fail("Nothing was done.")
     started, failed = time.monotonic(), 0
     for number, letter in enumerate(chosen):
         await asyncio.sleep(started + number / rate - time.monotonic())
@@ -326,7 +335,12 @@ def _show_list(shown: "list[DeadLetter]", kinds: Counter[tuple[str, str]], total
         ):
             typer.echo(line)
         typer.echo("")
-    typer.echo(f"{matching} of {total} dead letters match, {len(rows)} shown.", err=True)
+    if not total:
+        Console.notice("There are no dead letters.")
+        return
+    Console.notice(f"{matching} of {total} dead letters match, {len(rows)} shown.")
+    if rows:
+        Console.notice(f"One in full: dispatch-worker dlq show {rows[0][0]}")
 
 
 def _show_letter(whole: "WholeLetter", evidence: dict[str, Any]) -> None:

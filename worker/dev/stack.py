@@ -42,7 +42,8 @@ class DevStack:
         nomad: Simulator | None = None,
         signals: Sequence[signal.Signals] = SIGNALS,
     ) -> None:
-        self.redis = EmbeddedRedis(port=redis_port or None)
+        # As the worker wants it to be, though its folder ends with it: nobody is to be warned here.
+        self.redis = EmbeddedRedis(args=("--appendonly", "yes"), port=redis_port or None)
         self.nomad = nomad or Simulator(jobs=jobs, port=nomad_port)
         self._signals = signals
         self._settings = dict(settings or {})
