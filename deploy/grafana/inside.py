@@ -87,7 +87,7 @@ NOMAD = Row(
             "more is read: what waits does so in Redis.",
             "short",
             [Query(top("nomad_open_evaluations", J, "job"))],
-            runbook="DispatchWorkerSlowDecisions",
+            runbook="DispatchWorkerNomadFull",
         ),
         Panel(
             "Event streams",

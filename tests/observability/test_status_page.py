@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.observability.stage import KEYS, Stage, stage
+from worker.adapters.redis.lookback import Story
 from worker.core.backlog import Backlog
-from worker.core.model import MessageKey
+from worker.core.model import MessageKey, Phase, Record, Routing, Run, Verdict
 from worker.core.reply import Reply
 from worker.runtime.statuspage import view as view_module
 from worker.runtime.statuspage.html import tag
@@ -201,6 +202,21 @@ def test_it_can_be_read_aloud_and_used_by_keyboard() -> None:
     assert {part["aria-labelledby"] for part in page.all("section")} == headings
     labelled = {label["for"] for label in page.all("label")}
     assert {box["id"] for box in page.all("input")} == labelled
+
+
+def test_a_message_that_ran_twice_shows_both_runs() -> None:
+    key = MessageKey("requests", "1700000000000-0")
+    first = Run(1, "render/dispatch-1", Verdict.FAILED, 3, error_message="exit <code> 3", ended_at_ms=1)
+    record = Record(
+        key, Phase.RUNNING, key.id, Routing(job="render"), attempt=2, runs=(first,), picked_at_ms=2
+    )
+    story = Story(key, waiting=True, record=record)
+
+    page = Outline(found(Found("w", "1", 0, key.id, stories=[story])))
+
+    assert "Earlier runs" in page.text
+    assert "exit <code> 3" in page.text
+    assert "Its turn" in page.text
 
 
 def test_every_part_that_is_kept_up_to_date_can_be_found_again() -> None:

@@ -19,6 +19,7 @@ from worker.runtime.statuspage.frame import (
     mono,
     note,
     section,
+    table,
     verdict_badge,
     when,
 )
@@ -94,6 +95,8 @@ def _story(view: Found, story: Story) -> Iterable[Markup]:
         ]
         yield section(title, "", tag("dl", *rows, class_="facts"), id_=name)
         yield section("Its way, in UTC", "", *_way(story, record), id_=f"way-{story.key.stream}")
+        if record.runs:
+            yield section("Earlier runs", "", _runs(record), id_=f"runs-{story.key.stream}")
     if (actions := _actions(view, story)) is not None:
         yield actions
 
@@ -136,6 +139,7 @@ def _way(story: Story, record: Record) -> Iterable[Markup]:
     steps = [
         ("Sent", entry_time_ms(story.key.id)),
         ("Received", record.received_at_ms),
+        ("Its turn", record.picked_at_ms),
         ("Dispatched", record.dispatched_at_ms),
         ("Placed", record.placed_at_ms),
         ("Settled", story.finished_at_ms),
@@ -156,6 +160,24 @@ def _way(story: Story, record: Record) -> Iterable[Markup]:
             if isinstance(seconds, int | float)
         ]
         yield note(f"By its result: {', '.join(words)}.")
+
+
+def _runs(record: Record) -> Markup:
+    return table(
+        "Each was followed by another, as the policy says",
+        ("Attempt", "Verdict", "Exit code|n", "Error", "Dispatched job", "Ended"),
+        [
+            (
+                str(run.attempt),
+                verdict_badge(run.verdict),
+                "-" if run.exit_code is None else str(run.exit_code),
+                run.error_message,
+                mono(run.job_id),
+                when(run.ended_at_ms),
+            )
+            for run in record.runs
+        ],
+    )
 
 
 def _in_order(named: tuple[str, object]) -> int:
