@@ -149,7 +149,7 @@ async def _is_paused(worker: WorkerProcess) -> bool:
 
 
 async def _let_go(worker: WorkerProcess) -> bool:
-    return await worker.metric("in_flight") == 0
+    return await worker.metric("jobs_in_flight") == 0
 
 
 async def test_F06_c14_a_dispatch_sent_by_a_worker_that_slept_too_long_makes_no_second_job(

@@ -44,7 +44,7 @@ async def test_F25_F28_a_nomad_that_does_not_serve_stops_intake_and_costs_no_att
 
     sent = [await world.send(job="render") for _ in range(60)]
     await until(lambda: gate_is(worker, closed=True), 20, "the breaker is open and /readyz says so")
-    in_flight = await worker.metric("in_flight")
+    in_flight = await worker.metric("jobs_in_flight")
     if trouble in {"500", "reset", "429"}:
         # Only dispatching is ill: the end of what runs is seen and answered meanwhile.
         world.release()

@@ -201,7 +201,7 @@ async def test_F14_c15_a_worker_cut_off_from_redis_alone_stops_dispatching_and_i
 
 
 async def _holds_nothing(worker: WorkerProcess) -> bool:
-    return await worker.metric("in_flight") == 0
+    return await worker.metric("jobs_in_flight") == 0
 
 
 @pytest.mark.parametrize("fault", ["maxmemory", "noreplicas", "readonly"])

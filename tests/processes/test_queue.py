@@ -93,7 +93,7 @@ async def test_a_delayed_message_waits_in_redis_and_is_dispatched_on_time(world:
 
     # Were the delayed in hand, there would be no room.
     await world.final(soon)
-    assert await first.metric("in_flight") == 0
+    assert await first.metric("jobs_in_flight") == 0
     assert await world.redis.zcard(KEYS.delayed("requests")) == 5
     first.kill()
     second = await world.start(WORKER_MAX_IN_FLIGHT="2")

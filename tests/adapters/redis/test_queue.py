@@ -341,10 +341,7 @@ async def test_within_a_tenant_the_oldest_that_may_go_goes(bench: Bench) -> None
 async def test_many_flows_that_may_not_go_do_not_hide_the_one_that_may(bench: Bench) -> None:
     worker = await bench.worker("a")
     limits = policy(jobs={"full-*": {"cap": 0}}, tenants={"none": {"cap": 0}})
-    pipeline = bench.redis.pipeline(transaction=False)
-    for _ in range(1_500):
-        pipeline.xadd(KEYS.stream("requests"), {"job": "render"})
-    await pipeline.execute()
+    await adds(bench, 1_500)
     for number, entry in enumerate(await worker.reads(2_000)):
         tenant = f"tenant-{number % 700:04}" if number < 1_400 else "0"
         record = await worker.admits(entry.key, job=f"full-{number}", tenant=tenant)
@@ -522,3 +519,44 @@ async def test_what_waits_is_told_apart_from_what_a_worker_holds(bench: Bench) -
     assert stream.oldest_queued_seconds is not None
     assert 0 <= stream.oldest_queued_seconds < 60
     assert backlog.slots_taken == {"total": 1, "stream": 0, "job": 0, "namespace": 0, "tenant": 0}
+
+
+async def test_a_message_that_waits_long_does_not_hold_the_settled_behind_it(bench: Bench) -> None:
+    worker = await bench.worker("a")
+    stream = KEYS.stream("requests")
+    first = await parked(bench, worker, until_ms=now_ms() + LONG)
+    await adds(bench, 1_500)
+    settled_ids = [entry.key.id for entry in await worker.reads(1_500)]
+    middle = settled_ids.pop(700)
+    await bench.redis.xack(stream, "workers", *settled_ids)
+    await adds(bench, 300)
+
+    dropped = await worker.leases.trim()
+
+    left = [entry_id.decode() for entry_id, _ in await bench.redis.xrange(stream)]
+    (group,) = await bench.redis.xinfo_groups(stream)
+    assert dropped == 1_498
+    # The one at the cursor stays: without it Redis would not know the lag.
+    assert left[:3] == [first.id, middle, settled_ids[-1]]
+    assert (len(left), group["lag"], group["pending"]) == (303, 300, 2)
+    assert await worker.leases.trim() == 0
+
+
+async def test_what_another_group_reads_is_not_swept(bench: Bench) -> None:
+    worker = await bench.worker("a")
+    stream = KEYS.stream("requests")
+    await bench.redis.xgroup_create(stream, "others", id="0")
+    await parked(bench, worker, until_ms=now_ms() + LONG)
+    await adds(bench, 1_500)
+    ids_read = [entry.key.id for entry in await worker.reads(1_500)]
+    await bench.redis.xack(stream, "workers", *ids_read)
+
+    assert await worker.leases.trim() == 0
+    assert await bench.redis.xlen(stream) == 1_501
+
+
+async def adds(bench: Bench, number: int) -> None:
+    pipeline = bench.redis.pipeline(transaction=False)
+    for _ in range(number):
+        pipeline.xadd(KEYS.stream("requests"), {"job": "render"})
+    await pipeline.execute()

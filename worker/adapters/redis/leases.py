@@ -17,6 +17,12 @@ from worker.ports import DeadWorker, Expiry
 
 TAKE_BATCH = 100
 """Messages per TAKE script: some milliseconds of the server's time."""
+SWEEP_FEWEST = 1_000
+"""Settled entries that TRIM may leave behind."""
+SWEEP_MOST = 100
+"""Entries per SWEEP script: it reads them, payloads and all."""
+SWEEPS = 1_000
+"""SWEEP scripts in a row: 100,000 entries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,8 @@ class RedisLeases:
         self._options = options
         self._read_up_to: dict[tuple[str, str], str] = {}
         """Stream and dead worker to the last entry listed, while there is more to list."""
+        self._swept_to: dict[str, str] = {}
+        """By stream, where the next sweep goes on."""
 
     async def beat(self) -> int:
         """See `ports.Leases.beat`."""
@@ -128,6 +136,22 @@ class RedisLeases:
             dropped += await self._runner.run(
                 Script.TRIM, [self._keys.stream(name), self._keys.floor(name)], []
             )
+            dropped += await self._sweep(name)
+        return dropped
+
+    async def _sweep(self, stream: str) -> int:
+        dropped = 0
+        for _ in range(SWEEPS):
+            deleted, next_after = await self._runner.run(
+                Script.SWEEP,
+                [self._keys.stream(stream)],
+                [self._options.group, self._swept_to.get(stream, "-"), SWEEP_FEWEST, SWEEP_MOST],
+            )
+            dropped += int(deleted)
+            self._swept_to[stream] = next_after.decode()
+            if not next_after:
+                del self._swept_to[stream]
+                break
         return dropped
 
     async def expire_dead(self, retention_seconds: float, notice_seconds: float) -> Expiry:

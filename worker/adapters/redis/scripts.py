@@ -44,6 +44,7 @@ class Script(Enum):
     TAKE = ("take",)
     RETIRE = ("retire",)
     TRIM = ("trim",)
+    SWEEP = ("sweep",)
     EXPIRE_DEAD = ("expire_dead",)
     KEEP_KEY = ("keep_key",)
 

@@ -149,6 +149,8 @@ async def _rehearse(redis: Any, runner: ScriptRunner, keys: Keys, clock: Clock) 
     await inbox.fetch([entry.key])
     await leases_of("second").retire()
     await leases_of("second").trim()
+    # What a sweep deletes with, once there is enough to sweep.
+    await redis.xdel(keys.stream("requests"), "0-1")
     await leases_of("second").expire_dead(0, 0)
     await leases_of("second").expire_dead(0, 0)
 
