@@ -37,6 +37,8 @@ class Panel:
     width: int = 8
     height: int = 8
     runbook: str = ""
+    also: Sequence[str] = ()
+    """More alerts whose pages it leads to."""
     to_job: bool = False
     steps: Sequence[tuple[float | None, str]] = ((None, "green"),)
     stacked: bool = False
@@ -129,7 +131,7 @@ def _panel(panel: Panel) -> Json:
         "description": panel.text,
         "datasource": DATASOURCE,
         "targets": [_target(panel, query, chr(ord("A") + at)) for at, query in enumerate(panel.queries)],
-        "links": _runbook_link(panel),
+        "links": _runbook_links(panel),
         "fieldConfig": {"defaults": _field(panel), "overrides": []},
         "options": _options(panel),
         **({"transformations": _TABLE} if panel.kind == "table" else {}),
@@ -211,11 +213,12 @@ _JOB_LINK = {
 }
 
 
-def _runbook_link(panel: Panel) -> list[Json]:
-    if not panel.runbook:
-        return []
-    url = f"${{runbooks}}/{panel.runbook}.md"
-    return [{"title": f"Runbook: {panel.runbook}", "url": url, "targetBlank": True}]
+def _runbook_links(panel: Panel) -> list[Json]:
+    alerts = [alert for alert in (panel.runbook, *panel.also) if alert]
+    return [
+        {"title": f"Runbook: {alert}", "url": f"${{runbooks}}/{alert}.md", "targetBlank": True}
+        for alert in alerts
+    ]
 
 
 # What stands around the panels ----------------------------------------------------------------------

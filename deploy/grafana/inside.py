@@ -29,6 +29,7 @@ NOMAD = Row(
                 )
             ],
             runbook="DispatchWorkerNomadFailing",
+            also=("DispatchWorkerNomadDenied",),
         ),
         Panel(
             "Duration by operation, p95",
@@ -117,6 +118,7 @@ NOMAD = Row(
                 Query(rate("duplicate_children_stopped_total", J, "job"), "second jobs stopped"),
             ],
             runbook="DispatchWorkerEventStreamLost",
+            also=("DispatchWorkerDuplicateJob",),
         ),
         Panel(
             "Gate, and the token's rest",
@@ -131,6 +133,7 @@ NOMAD = Row(
                 ),
             ],
             runbook="DispatchWorkerGateClosed",
+            also=("DispatchWorkerTokenExpires",),
         ),
     ],
 )
@@ -215,6 +218,7 @@ PROCESS = Row(
                 Query(f"dispatch_worker_draining{{{J}}}", "{{instance}} leaving (1)"),
             ],
             runbook="DispatchWorkerRestarts",
+            also=("DispatchWorkerDown", "DispatchWorkerDrainStuck"),
         ),
         Panel(
             "Actions on the status page",
@@ -226,8 +230,16 @@ PROCESS = Row(
                     "{{action}} {{outcome}}",
                 )
             ],
-            width=24,
+            width=16,
             height=6,
+        ),
+        Panel(
+            "Is the policy in force as it stands?",
+            "No: the policy file has a fault, and the last good one goes on.",
+            "bool_yes_no",
+            [Query(f"dispatch_worker_config_last_reload_successful{{{J}}}", "{{instance}}")],
+            height=6,
+            runbook="DispatchWorkerPolicyKept",
         ),
         Panel(
             "Builds",
