@@ -109,12 +109,19 @@ def test_a_group_with_nothing_to_run_is_not_waited_for() -> None:
 def test_a_sysbatch_job_counts_by_node_for_its_names_are_all_alike() -> None:
     spec = job("dead", type="sysbatch")
     fine = allocation({"main": ran()}, id="a1", node="n1")
-    failed = allocation({"main": ran(2)}, "failed", id="a2", node="n2")
+    failed = allocation({"main": ran(2)}, "failed", id="a2", node="n2", created=7)
     replaced = allocation({"main": ran(9)}, "failed", id="a0", node="n1", created=5, next="a1")
 
     given = outcome(snapshot(spec, [fine, failed, replaced]))
 
     assert (given.verdict, given.exit_code) == (Verdict.FAILED, 2)
+
+
+def test_a_sysbatch_allocation_that_moved_to_another_node_does_not_count() -> None:
+    moved = allocation({"main": killed()}, "complete", "stop", id="old", node="n1", next="new")
+    new = allocation({"main": ran()}, id="new", node="n2", created=30)
+
+    assert outcome(snapshot(job("dead", type="sysbatch"), [moved, new])).verdict is Verdict.SUCCEEDED
 
 
 def test_a_sysbatch_job_that_fits_no_node_is_dead_at_once_and_never_ran() -> None:
