@@ -330,7 +330,7 @@ async def test_wait_tells_a_result_long_after(stage: Stage) -> None:
         sent, "settled", verdict="succeeded", exit_code="0", child=JOB, finished_at="1795484882000"
     )
 
-    result = await Command(stage, "wait", sent.id).ended()
+    result = await Command(stage, "wait", "-timeout", "30", "--json=false", sent.id).ended()
 
     assert result.exit_code == 0
     assert result.stdout == (

@@ -181,7 +181,7 @@ async def test_status_of_one_message(stack: Stack, client: DispatchClient) -> No
     settled = json.loads((await run(stack, "status", "--json", key)).stdout)
     unknown = await run(stack, "status", "1-1")
 
-    assert "State           running" in running.stdout
+    assert "State           running\n" in running.stdout
     assert f"dispatch-worker cancel {key}" in running.stderr
     assert (settled["state"], settled["verdict"]) == ("settled", "cancelled")
     assert settled["data"]["job"]["stop"]

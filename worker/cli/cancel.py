@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from worker.cli.command import GoCommand
 from worker.cli.console import Console
 from worker.cli.monitor import EXIT_ERROR, EXIT_OK, end_lines
 from worker.cli.wait import parse_message
@@ -18,7 +19,7 @@ from worker.core.reply import Reply
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
-    app.command("cancel")(cancel)
+    app.command("cancel", cls=GoCommand)(cancel)
 
 
 def cancel(

@@ -1,4 +1,4 @@
-"""A command that reads its options, and explains itself, as `nomad job dispatch` does.
+"""Commands that read their options as Nomad's do; one that explains itself as `nomad job dispatch` does.
 
 Knows nothing of what the options mean.
 """
@@ -20,7 +20,7 @@ INTEGERS = frozenset({"priority"})
 """Those that Go reads as whole numbers, `0x10` included."""
 
 
-class NomadCommand(TyperCommand):
+class GoCommand(TyperCommand):
     """One dash or two, `-flag=false`, values as Go reads them; 1 for a wrong usage."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -43,6 +43,19 @@ class NomadCommand(TyperCommand):
                 error.exit_code = EXIT_USAGE  # type: ignore[attr-defined]
             raise
 
+    def _options(self) -> dict[str, Any]:
+        """By name, without dashes."""
+        return {one.opts[0].lstrip("-"): one for one in self.params if one.param_type_name == "option"}
+
+    def _refuse(self, ctx: Any, text: str) -> NoReturn:
+        typer.echo(self.get_help(ctx))
+        typer.echo(text, err=True)
+        raise typer.Exit(EXIT_USAGE)
+
+
+class NomadCommand(GoCommand):
+    """With the usage and the sections of Nomad's own command."""
+
     def format_usage(self, ctx: Any, formatter: Any) -> None:
         """See click."""
         formatter.write_usage(ctx.command_path, USAGE)
@@ -59,15 +72,6 @@ class NomadCommand(TyperCommand):
                 formatter.write_dl(rows)
         formatter.write_paragraph()
         formatter.write_text("Options may be written with one dash or with two.")
-
-    def _options(self) -> dict[str, Any]:
-        """By name, without dashes."""
-        return {one.opts[0].lstrip("-"): one for one in self.params if one.param_type_name == "option"}
-
-    def _refuse(self, ctx: Any, text: str) -> NoReturn:
-        typer.echo(self.get_help(ctx))
-        typer.echo(text, err=True)
-        raise typer.Exit(EXIT_USAGE)
 
 
 def _kind(option: Any) -> Kind:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from worker.cli.command import GoCommand
 from worker.cli.console import Console
 from worker.cli.monitor import EXIT_OK
 from worker.cli.text import age, count, table
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
-    app.command("status")(status)
+    app.command("status", cls=GoCommand)(status)
 
 
 def status(
@@ -177,7 +178,7 @@ def _told(story: "Story") -> dict[str, str | int]:
         return {**{name: value for name, value in told.items() if value}, "state": "waiting"}
     outcome = record.outcome
     told |= {
-        "state": record.phase.value + (f", {record.shown}" if record.shown else ""),
+        "state": ", ".join(dict.fromkeys(filter(None, (record.phase.value, record.shown)))),
         "verdict": outcome.verdict.value if outcome else "",
         "exit code": outcome.exit_code if outcome else None,
         "error": f"{outcome.error_message} [{outcome.error_code}]" if outcome and outcome.error_code else "",

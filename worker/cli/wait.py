@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from worker.cli.command import GoCommand
 from worker.cli.console import Console
 from worker.cli.monitor import EXIT_ERROR, Monitor, end_lines, exit_code
 from worker.core.model import MessageKey
@@ -21,7 +22,7 @@ _ENTRY_ID = re.compile(r"\d{1,20}-\d{1,20}")
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
-    app.command("wait")(wait)
+    app.command("wait", cls=GoCommand)(wait)
 
 
 def wait(
