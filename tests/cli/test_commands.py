@@ -88,7 +88,7 @@ def test_the_reference_can_be_made_again() -> None:
 def test_the_schemas_are_json() -> None:
     both, one = run("schema"), run("schema", "reply")
 
-    assert set(json.loads(both.stdout)) == {"request", "reply", "dead-letter"}
+    assert set(json.loads(both.stdout)) == {"request", "reply", "dead-letter", "policy"}
     assert json.loads(one.stdout) == json.loads(both.stdout)["reply"]
 
 
