@@ -224,6 +224,10 @@ async def test_without_a_token_file_the_page_is_read_only() -> None:
         assert await world.redis.zcard(KEYS.cancels) == 0
 
 
+def test_who_orders_cannot_write_lines_into_the_log() -> None:
+    assert Order({"by": "ada\n2026 ERROR\x1b[31m\u2028" + "x" * 99}).by == "ada2026 ERROR[31m" + "x" * 63
+
+
 async def test_a_redis_that_does_not_answer_is_told_and_the_token_can_be_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -183,18 +183,31 @@ async def test_a_browser_gets_a_page_that_may_load_nothing(served: Served, accep
     assert answer.headers["Vary"] == "Accept"
 
 
+UNREADABLE = [
+    (b'{"token": "t"}', "application/json"),
+    (b"--x--", "multipart/form-data; boundary=x"),
+    (b"\xff\xfe=\xff", http.FORM),
+    (b"token=t", f"{http.FORM}; charset=klingon"),
+]
+
+
 async def test_a_form_is_handed_on_with_where_it_stood_and_its_answer_is_not_repeated(served: Served) -> None:
     async with httpx.AsyncClient(base_url=served.address) as client:
         origin = {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}
         done = await client.post("/status", data={"action": "cancel", "token": "t"}, headers=origin)
-        refused = await client.post("/status")
+        refused = await client.post("/status", headers={"Content-Type": http.FORM})
         too_large = await client.post("/status", data={"token": "x" * 20_000})
         other = await client.put("/status")
+        unreadable = [
+            await client.post("/status", content=body, headers={"Content-Type": kind})
+            for body, kind in UNREADABLE
+        ]
 
     assert (done.status_code, done.headers["Location"]) == (303, "/status?told=done")
     assert (refused.status_code, refused.text) == (403, "<p>no</p>")
     assert "default-src 'none'" in refused.headers["Content-Security-Policy"]
     assert (too_large.status_code, other.status_code) == (413, 405)
+    assert [answer.status_code for answer in unreadable] == [415, 415, 400, 400]
     first = served.shared.ordered[0]
     assert first.fields == {"action": "cancel", "token": "t"}
     assert (first.origin, first.site) == ("https://evil.example", "cross-site")

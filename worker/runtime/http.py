@@ -26,6 +26,7 @@ STATUS_SECONDS = 2.0
 RETRIES = Backoff(first_seconds=1.0, most_seconds=30.0)
 """Another process has the port: perhaps the one this worker replaces, which will let go of it."""
 
+FORM = "application/x-www-form-urlencoded"
 LARGEST_FORM_BYTES = 16_384
 
 _NO_STORE = {"Cache-Control": "no-store"}
@@ -140,7 +141,12 @@ class HttpServer:
             return _json(503, {"error": str(error), "code": error.code})
 
     async def _post_status(self, request: web.Request) -> web.Response:
-        sent = await request.post()
+        if request.content_type != FORM:
+            return _json(415, {"error": f"a form is sent as {FORM}"})
+        try:
+            sent = await request.post()
+        except (UnicodeError, LookupError):
+            return _json(400, {"error": "the form's text cannot be read"})
         order = Order(
             {name: value for name, value in sent.items() if isinstance(value, str)},
             origin=request.headers.get("Origin", ""),

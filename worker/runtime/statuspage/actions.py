@@ -65,8 +65,8 @@ class Order:
 
     @property
     def by(self) -> str:
-        """Who says to have ordered it, for the log."""
-        return self.fields.get("by", "")[:80]
+        """Who says to have ordered it, for the log: no line breaks, nothing that a terminal obeys."""
+        return "".join(filter(str.isprintable, self.fields.get("by", "")))[:80]
 
 
 @dataclass(frozen=True, slots=True)
