@@ -17,7 +17,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from worker.adapters.nomad.client import NomadClient
-from worker.adapters.redis import leases, ledger, records
+from worker.adapters.redis import leases, ledger, queue, records
 from worker.adapters.redis.inbox import RedisInbox
 from worker.adapters.redis.leases import RedisLeases
 from worker.adapters.redis.ledger import RedisLedger
@@ -120,7 +120,7 @@ def skew(seconds: float) -> None:
 
 def be_of_version(version: int) -> None:
     """Write and understand ledgers of another version only, as a worker of another release does."""
-    for module in (ledger, leases, records):
+    for module in (ledger, leases, queue, records):
         module.LEDGER_VERSION = version  # type: ignore[attr-defined]
 
 

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import json
 import os
+import re
 import signal
 import sys
 from collections import Counter
@@ -95,13 +96,17 @@ class WorkerProcess:
             return await http.get(f"{self.http}{path}", timeout=5, headers=headers)
 
     async def metric(self, name: str, **labels: str) -> float:
-        """The sum over a metric's samples with these labels; 0 where there is none."""
-        samples = text_string_to_metric_families((await self.get("/metrics")).text)
+        """The sum over a metric's samples with these labels; 0 where there is none of a metric there is."""
+        families = list(text_string_to_metric_families((await self.get("/metrics")).text))
+        full = f"dispatch_worker_{name}"
+        stem = re.sub("_(total|count|sum|bucket)$", "", full)
+        if not {full, stem} & {family.name for family in families}:
+            pytest.fail(f"there is no metric {full}")
         return sum(
             sample.value
-            for family in samples
+            for family in families
             for sample in family.samples
-            if sample.name == f"dispatch_worker_{name}" and labels.items() <= sample.labels.items()
+            if sample.name == full and labels.items() <= sample.labels.items()
         )
 
     async def not_ready(self) -> dict[str, str]:
