@@ -71,7 +71,11 @@ async def test_a_recorded_outcome_is_told_as_it_was(plays: Plays, ground: Ground
     assert situation.because in " ".join(
         reply.data.get("reason", "") for reply in message.replies if reply.type == "blocked"
     )
-    allocations = final.data["allocations"]
+    durations, allocations = final.data["durations"], final.data["allocations"]
+    assert {"queue", "dispatch", "total"} <= durations.keys()
+    assert ("placement" in durations) == bool(allocations)
+    assert ("run" in durations) <= bool(allocations)
+    assert all(0 <= seconds <= durations["total"] + 1 for seconds in durations.values()), durations
     assert len(allocations) == situation.allocations
     if situation.task:
         (decided,) = [one for one in allocations if one["allocation"] == deciding(final)["allocation"]]
