@@ -167,14 +167,21 @@ def test_nothing_that_builds_is_shipped(image: Image) -> None:
     assert list((image.root / "opt" / "worker").rglob("*.opt-1.pyc")) == []
 
 
-@pytest.mark.parametrize("path", ["/file", "/opt/worker/file", "/etc/passwd", "/home/file"])
-def test_nobody_writes_into_it(image: Image, path: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "refusal"),
+    [
+        ("/file", "Read-only file system"),
+        ("/opt/worker/file", "Read-only file system"),
+        ("/etc/passwd", "Permission denied"),
+    ],
+)
+def test_nobody_writes_into_it(image: Image, path: str, refusal: str) -> None:
     code = f"import os; print(os.getuid(), os.getgid(), os.getgroups()); open({path!r}, 'a')"
 
     ended = image.start("python", "-c", code)
 
     assert ended.stdout.strip() == "65532 65532 []"
-    assert "OSError: [Errno 30] Read-only file system" in ended.stderr
+    assert refusal in ended.stderr
 
 
 def test_it_would_be_no_different_if_the_root_were_writable(image: Image) -> None:
