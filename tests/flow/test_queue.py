@@ -204,12 +204,10 @@ async def test_a_changed_policy_counts_what_is_in_hand(world: World) -> None:
     world.takes()
     await settle()
     assert world.record.phase is Phase.RUNNING
-    running = asyncio.create_task(world.waiting.run(lambda: None))
-    await settle()
     assert world.queue.occupied == []
 
     world.policy = LIMITED
-    world.waiting.look_soon()
+    running = asyncio.create_task(world.waiting.run(lambda: None))
     await world.clock.pass_(1)
     world.waiting.stop()
     await world.clock.pass_(1)

@@ -74,6 +74,7 @@ class Pipeline:
         self._coming: dict[MessageKey, Message] = {}
         """Messages that came back out of the queue before their way into it had ended here."""
         self._undecided: set[MessageKey] = set()
+        self._passing: set[MessageKey] = set()
         self.draining = False
         """Whether this worker is leaving: nothing new is begun."""
         self.freed = asyncio.Event()
@@ -88,7 +89,7 @@ class Pipeline:
     @property
     def passing(self) -> int:
         """How many of them are only on their way into the queue."""
-        return sum(message.passing for message in self._messages.values())
+        return len(self._passing)
 
     @property
     def carried(self) -> int:
@@ -197,7 +198,9 @@ class Pipeline:
                 self._coming[message.key] = message
             return
         self._messages[message.key] = message
-        if message.undecided and not message.passing:
+        if message.passing:
+            self._passing.add(message.key)
+        elif message.undecided:
             self._undecided.add(message.key)
         task = asyncio.create_task(self._carry(message), name=f"message {message.key}")
         self._tasks[message.key] = task
@@ -217,6 +220,7 @@ class Pipeline:
                     self._watch.forget(message.record)
                 del self._messages[message.key], self._tasks[message.key]
                 self._undecided.discard(message.key)
+                self._passing.discard(message.key)
                 self.freed.set()
                 self.moved.set()
                 if (coming := self._coming.pop(message.key, None)) is not None:
@@ -284,6 +288,7 @@ class Pipeline:
                     return parked
                 case Phase.RECEIVED:
                     message.passing = False
+                    self._passing.discard(message.key)
                     self._undecided.add(message.key)
                     fact = await self._prepare(message, record)
                 case Phase.DISPATCHING:

@@ -36,6 +36,9 @@ LOOK_SECONDS = 0.5
 """Between two looks without a reason: other workers put messages into the queue and free slots unheard."""
 GATHER_SECONDS = 0.005
 """After a look in vain: what happens within it is one reason for the next look."""
+REST_PER_LOOK = 4.0
+"""After a look in vain, in lengths of that look: with thousands of tenants at their caps one takes milliseconds
+of the server's time, and each message that is settled is a reason for another."""
 AT_ONCE = 16
 """Messages a stream gives before the turn passes on, where there are several streams."""
 
@@ -89,6 +92,7 @@ class Waiting:
         self._turn = asyncio.Lock()
         self._look_at_ms: float = 0
         self._stopping = False
+        self._stopped = asyncio.Event()
         self._occupied = policy()
         """The policy by which what is in hand holds its slots."""
         self.queued: dict[str, int] = dict.fromkeys(self._streams, 0)
@@ -134,6 +138,7 @@ class Waiting:
     def stop(self) -> None:
         """Take no more out of the queue."""
         self._stopping = True
+        self._stopped.set()
         self.look_soon()
 
     async def run(self, tick: Callable[[], None]) -> None:
@@ -142,23 +147,27 @@ class Waiting:
         while not self._stopping:
             tick()
             self._in_hand.moved.clear()
-            taken, policy = 0, self._policy()
-            if self.orders or policy is not self._occupied:
-                try:
-                    if policy is not self._occupied:
-                        await self._occupy()
-                        self._occupied = policy
-                    taken = await self.fill()
-                except RedisUnavailable as error:
-                    failures += 1
-                    self._instruments.retried(error.code)
-                    log.warning("queue.read_failed", code=error.code, error=str(error), failures=failures)
-                    await self._clock.sleep(RETRIES.delay(failures, random.random()))  # noqa: S311
+            began, policy = self._clock.monotonic(), self._policy()
+            try:
+                if policy is not self._occupied:
+                    await self._occupy()
+                    self._occupied = policy
+                if not self.orders:
+                    # Intake takes out what was delayed.
+                    await self._rest(self._stopped, LOOK_SECONDS)
                     continue
+                taken = await self.fill()
+            except RedisUnavailable as error:
+                failures += 1
+                self._instruments.retried(error.code)
+                log.warning("queue.read_failed", code=error.code, error=str(error), failures=failures)
+                await self._clock.sleep(RETRIES.delay(failures, random.random()))  # noqa: S311
+                continue
             failures = 0
             if not taken:
-                await self._rest()
-                await self._clock.sleep(GATHER_SECONDS)
+                looked_seconds = self._clock.monotonic() - began
+                await self._rest(self._in_hand.moved, max(0.01, self.look_again_seconds))
+                await self._clock.sleep(min(LOOK_SECONDS, GATHER_SECONDS + REST_PER_LOOK * looked_seconds))
 
     async def tidy(self) -> None:
         """Make the index and the slots agree with the ledger again, wherever they should differ.
@@ -207,6 +216,7 @@ class Waiting:
             RedisUnavailable: some may be this worker's all the same: reconcile.
         """
         async with self._turn:
+            self._look_at_ms = self._clock.now_ms() + LOOK_SECONDS * 1000
             if self._stopping or self._lease.remaining_seconds <= 0:
                 return 0
             taken = 0
@@ -231,7 +241,6 @@ class Waiting:
     async def _look(self) -> dict[str, int]:
         """The streams with something in the queue, and since when it waits there."""
         now_ms = self._clock.now_ms()
-        self._look_at_ms = now_ms + LOOK_SECONDS * 1000
         if len(self._streams) == 1 and self._may_take() > 0:
             return dict.fromkeys(self._streams, now_ms)
         looks = await asyncio.gather(*(self._pick(stream, 0) for stream in self._streams))
@@ -256,10 +265,10 @@ class Waiting:
         tries = any(message.undecided and not message.passing for message in self._in_hand.messages)
         return 0 if tries else min(1, self.room)
 
-    async def _rest(self) -> None:
+    async def _rest(self, event: asyncio.Event, seconds: float) -> None:
         try:
-            async with asyncio.timeout(max(0.01, self.look_again_seconds)):
-                await self._in_hand.moved.wait()
+            async with asyncio.timeout(seconds):
+                await event.wait()
         except TimeoutError:
             pass
 
