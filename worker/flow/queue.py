@@ -37,8 +37,8 @@ LOOK_SECONDS = 0.5
 GATHER_SECONDS = 0.005
 """After a look in vain: what happens within it is one reason for the next look."""
 REST_PER_LOOK = 4.0
-"""After a look in vain, in lengths of that look: with thousands of tenants at their caps one takes milliseconds
-of the server's time, and each message that is settled is a reason for another."""
+"""After a look in vain, in lengths of it: with thousands of tenants at their caps it takes milliseconds
+of the server, and each message that is settled is a reason for another."""
 AT_ONCE = 16
 """Messages a stream gives before the turn passes on, where there are several streams."""
 
