@@ -318,9 +318,10 @@ class Settings(BaseSettings):
     durability: Literal["none", "replica", "aof"] = _setting(
         "WORKER_DURABILITY",
         "none",
-        "What an intent must survive before Nomad is asked: `replica` (one has it: WAIT), `aof` (it is on "
-        "the primary's disk: WAITAOF, Redis 7.2). A final reply that is not confirmed is counted only. It "
-        "narrows the window in which a failover loses what was acknowledged, and costs a round trip.",
+        "What an intent to dispatch or stop must survive before Nomad is asked: `replica` (one has it: "
+        "WAIT), `aof` (it is on the primary's disk: WAITAOF, Redis 7.2). A final reply that is not confirmed "
+        "is counted only. It narrows the window in which a failover loses what was acknowledged, and costs a "
+        "round trip.",
     )
     ledger_retention_seconds: int = _setting(
         "WORKER_LEDGER_RETENTION_SECONDS",

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from worker.adapters.redis.connection import Purpose, RedisOptions, connect
+from worker.adapters.redis.durability import Durability
 from worker.adapters.redis.inbox import RedisInbox
 from worker.adapters.redis.leases import LeaseOptions, RedisLeases
 from worker.adapters.redis.ledger import LedgerOptions, RedisLedger
@@ -52,10 +53,16 @@ class Bench:
         self._workers: list[Worker] = []
 
     async def worker(
-        self, name: str, *, beats: bool = True, steady: bool = True, lease_ms: int = LEASE_MS
+        self,
+        name: str,
+        *,
+        beats: bool = True,
+        steady: bool = True,
+        lease_ms: int = LEASE_MS,
+        durability: Durability = Durability.NONE,
     ) -> Worker:
         """One that has kept its lease for long, unless it is not to be `steady`."""
-        runner = ScriptRunner(self.redis)
+        runner = ScriptRunner(self.redis, durability)
         inbox = RedisInbox(
             self.redis, self.redis, KEYS, streams={"requests": 1}, group="workers", consumer=name, block_ms=10
         )

@@ -3,12 +3,15 @@
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tests.adapters.redis.conftest import KEYS, Bench
 from worker.adapters.redis.connection import Purpose, RedisOptions, connect
 from worker.adapters.redis.durability import Durability, require
 from worker.adapters.redis.scripts import Script, ScriptRunner
-from worker.errors import RedisDenied, RedisUnsuitable
+from worker.core.lifecycle import StopOrdered
+from worker.core.model import Phase, Verdict
+from worker.errors import RedisDenied, RedisUnconfirmed, RedisUnsuitable
 
 pytestmark = pytest.mark.anyio
 
@@ -72,3 +75,17 @@ async def test_a_user_who_may_not_ask_is_told_at_start(bench: Bench) -> None:
             await require(narrow, Durability.REPLICA)
     finally:
         await narrow.aclose()
+
+
+async def test_an_order_to_stop_counts_only_once_it_is_confirmed_repeats_included(bench: Bench) -> None:
+    worker = await bench.worker("a", durability=Durability.REPLICA)
+    key = await bench.request()
+    await worker.reads()
+    record = await worker.admits(key)
+    assert record is not None
+    await bench.redis.hset(KEYS.message(key), mapping={"state": "running", "child": "render/dispatch-1"})
+    running = replace(record, phase=Phase.RUNNING, job_id="render/dispatch-1")
+
+    for _ in range(3):
+        with pytest.raises(RedisUnconfirmed, match="stop the job of"):
+            await worker.ledger.keep(running, StopOrdered(Verdict.TIMED_OUT, 0))

@@ -46,6 +46,9 @@ from worker.ports import Admission, Clock
 
 log = structlog.get_logger()
 
+CONFIRMED = {Script.INTEND: "dispatch", Script.ORDER_STOP: "stop the job of"}
+"""What must be durable, if that is asked for, before Nomad is: forgotten, a stop would look like others'."""
+
 LONGEST_OPEN_MS = 365 * 24 * 3600 * 1000
 """The longest that a message may be remembered; none is open for longer."""
 
@@ -268,7 +271,7 @@ class RedisLedger:
         keys = [self._keys.message(record.key), *([reply_to] if reply_to else [])]
         args = [self._options.worker, record.fence, *args]
         confirmed = True
-        if script is Script.INTEND:
+        if script in CONFIRMED:
             answer, confirmed = await self._runner.run_confirmed(script, keys, args)
         else:
             answer = await self._runner.run(script, keys, args)
@@ -278,7 +281,9 @@ class RedisLedger:
             raise _moved(record, answer)
         if not confirmed:
             # Were it lost in a failover, nobody would know that Nomad was asked: so it is not, yet.
-            message = f"the intent to dispatch {record.key} is written, but not confirmed as durable"
+            message = (
+                f"the intent to {CONFIRMED[script]} {record.key} is written, but not confirmed as durable"
+            )
             raise RedisUnconfirmed(message)
         return answer
 
