@@ -7,7 +7,7 @@ import sys
 
 from benchmarks.common import ROOT
 
-BENCHMARKS = ("end_to_end", "redis_side", "holding")
+BENCHMARKS = ("end_to_end", "redis_side", "holding", "overload", "purge")
 """Modules with `async def run(*, full: bool) -> Result`."""
 
 

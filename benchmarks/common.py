@@ -143,6 +143,10 @@ class Stub:
         """Send frames of other people's jobs to every event stream."""
         await self.http.post(f"/_stub/others?{frames}")
 
+    async def load(self, seconds: float, knee: float) -> None:
+        """Have a dispatch take so long, and twice as long with `knee` of them at once."""
+        await self.http.post(f"/_stub/load?{seconds}:{knee}")
+
     @property
     def port(self) -> int:
         return int(self.address.rpartition(":")[2])
@@ -234,13 +238,16 @@ async def send(client: Any, count: int, fields: Mapping[str, str | bytes] | None
     return sent
 
 
-async def all_acknowledged(client: Any, last_id: str, seconds: float) -> float:
-    """Wait until the group has read up to `last_id` and acknowledged all. Returns the time of that."""
+async def all_acknowledged(client: Any, last_id: str, seconds: float, *, partly: bool = False) -> float:
+    """Wait until the group has read up to `last_id` and acknowledged all. Returns the time of that.
+
+    With `partly`, what was read later need not be acknowledged.
+    """
     async with asyncio.timeout(seconds):
         while True:
             for group in await client.xinfo_groups(STREAM):
                 read = group["last-delivered-id"].decode()
-                if group["pending"] == 0 and _parts(read) >= _parts(last_id):
+                if (partly or group["pending"] == 0) and _parts(read) >= _parts(last_id):
                     return time.perf_counter()
             await asyncio.sleep(0.01)
 

@@ -94,6 +94,12 @@ class Stub:
     number: int = 0
     frames: int = 0
     requests: int = 0
+    load: tuple[float, float] | None = None
+    """Seconds of a dispatch, and how many at once make each of them take twice as long; None: no time."""
+    at_once: int = 0
+    most_at_once: int = 0
+    took: list[float] = field(default_factory=list)
+    """Seconds that each dispatch under load was made to take."""
     due: list[deque[tuple[float, Child]]] = field(default_factory=lambda: [deque() for _ in range(4)])
     """Children by the step that comes next for them; each step takes the same time for all."""
 
@@ -204,6 +210,15 @@ class Stub:
         for stream in self.streams:
             stream.write(chunks)
 
+    def begin(self) -> float:
+        """A dispatch has come. Returns the seconds it takes under the present load."""
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        assert self.load is not None
+        seconds, knee = self.load
+        self.took.append(seconds * (1 + (self.at_once / knee) ** 2))
+        return self.took[-1]
+
     def answer(self, method: str, target: str, stream: Callable[[], None]) -> tuple[int, bytes] | None:
         """What is answered to a request; None where a stream was begun."""
         self.requests += 1
@@ -222,6 +237,10 @@ class Stub:
             return 200, b"%d" % self.release()
         if path == "/_stub/others":
             self.others(int(query or "1"))
+            return 200, b"{}"
+        if path == "/_stub/load":
+            seconds, _, knee = query.partition(":")
+            self.load = (float(seconds), float(knee)) if query else None
             return 200, b"{}"
         if path == "/_stub/stats":
             return 200, self._stats()
@@ -272,6 +291,8 @@ class Stub:
             "streams": len(self.streams),
             "arrivals": self.arrivals,
             "ends": self.ends,
+            "most_at_once": self.most_at_once,
+            "took": self.took,
         }
         return json.dumps(told).encode()
 
@@ -304,13 +325,23 @@ class Connection(asyncio.Protocol):
                 return
             self._buffer = self._buffer[whole:]
             method, target, _ = head.split(b" ", 2)
-            answer = self._stub.answer(method.decode(), target.decode(), self._stream)
-            if answer is not None:
-                status, body = answer
-                self.write(
-                    b"HTTP/1.1 %d X\r\nContent-Type: application/json\r\nX-Nomad-Index: %d\r\n"
-                    b"Content-Length: %d\r\n\r\n%b" % (status, self._stub.index, len(body), body)
-                )
+            if self._stub.load is not None and b"/dispatch?" in target:
+                asyncio.get_running_loop().call_later(self._stub.begin(), self._late, method, target)
+            else:
+                self._answer(method, target)
+
+    def _late(self, method: bytes, target: bytes) -> None:
+        self._stub.at_once -= 1
+        self._answer(method, target)
+
+    def _answer(self, method: bytes, target: bytes) -> None:
+        answer = self._stub.answer(method.decode(), target.decode(), self._stream)
+        if answer is not None:
+            status, body = answer
+            self.write(
+                b"HTTP/1.1 %d X\r\nContent-Type: application/json\r\nX-Nomad-Index: %d\r\n"
+                b"Content-Length: %d\r\n\r\n%b" % (status, self._stub.index, len(body), body)
+            )
 
     def _stream(self) -> None:
         self.write(
