@@ -1,0 +1,78 @@
+"""A queue longer than Nomad likes, and a Nomad that suffers: the worker finds its pace and loses nothing."""
+
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.checker import all_is_well
+from tests.processes.fleet import Fleet, fleet, until
+from tests.processes.jobs import scripted
+
+pytestmark = [pytest.mark.anyio, pytest.mark.processes, pytest.mark.slow]
+
+UNLOADED_SECONDS = 0.05
+KNEE = 4
+"""So many at once are served best: 40 a second, each in twice the unloaded time."""
+COUNT = 1_200
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[Fleet]:
+    async with fleet(tmp_path, [scripted("render")]) as made:
+        yield made
+
+
+async def drained(world: Fleet, count: int, pace: str, concurrency: int = 16) -> tuple[float, float]:
+    """Queue messages, then start a worker. Returns messages a second, and an answer's time (unloaded: 1)."""
+    before = {reply.id for reply in await world.finals()}
+    ids = [await world.send(job="render") for _ in range(count)]
+    worker = await world.start(WORKER_DISPATCH_PACE=pace, WORKER_DISPATCH_CONCURRENCY=str(concurrency))
+    started = time.monotonic()
+    await world.all_final(ids, 240)
+    rate = count / (time.monotonic() - started)
+    seconds = await worker.metric("dispatch_duration_seconds_sum")
+    answers = await worker.metric("dispatch_duration_seconds_count")
+    worker.terminate()
+    assert await worker.ended(30) == 0
+    assert answers == count
+    await all_is_well(world, dict.fromkeys([*before, *ids], 0))
+    return rate, seconds / answers / UNLOADED_SECONDS
+
+
+async def test_a_nomad_that_suffers_under_load_is_asked_at_the_pace_that_serves_it_best(world: Fleet) -> None:
+    world.nomad.faults.load("dispatch", UNLOADED_SECONDS, KNEE)
+
+    best, _ = await drained(world, COUNT // 3, "fixed", KNEE)
+    rate, slowness = await drained(world, COUNT, "adaptive")
+    most, suffering = await drained(world, COUNT // 3, "fixed")
+
+    assert rate >= 0.8 * best
+    assert rate > 1.3 * most
+    assert slowness <= 4.5
+    assert suffering > 8
+
+
+async def test_while_nomad_has_too_much_waiting_no_more_is_read(world: Fleet) -> None:
+    nodes = [node.name for node in world.nomad.state.nodes.values()]
+    for name in nodes:
+        world.nomad.lose_node(name)
+    worker = await world.start(WORKER_NOMAD_WAITING_LIMIT="40")
+    early = [await world.send(job="render") for _ in range(40)]
+
+    async def full() -> bool:
+        return await worker.metric("dispatch_concurrency_brake", reason="evaluations") == 1
+
+    await until(full, 40, "the worker has seen what waits")
+    late = [await world.send(job="render") for _ in range(200)]
+    unread = await worker.metric("stream_lag_entries")
+    dispatched = len(world.dispatched())
+    for name in nodes:
+        world.nomad.return_node(name)
+    await world.all_final([*early, *late], 120)
+
+    # A read that was under way when the worker saw it still brings what it brings.
+    assert unread >= 190
+    assert dispatched <= 50
+    await all_is_well(world, dict.fromkeys([*early, *late], 0))
