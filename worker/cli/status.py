@@ -20,6 +20,7 @@ from worker.core.model import DEAD_LETTERED, MessageKey, Phase
 if TYPE_CHECKING:
     from worker.adapters.redis.lookback import Story
     from worker.cli.session import Environment
+    from worker.core.model import Run
 
 
 def register(app: typer.Typer) -> None:
@@ -43,7 +44,8 @@ def status(
     Exit codes: 0 shown, 1 no such message, or an error.
     """
     from worker.cli.running import Run  # noqa: PLC0415 - heavy
-    from worker.cli.session import Environment  # noqa: PLC0415
+    from worker.cli.session import Environment
+    from worker.core.model import Run  # noqa: PLC0415
 
     environment = Environment.read(os.environ)
     key = parse_message(message, stream or environment.stream) if message else None
@@ -188,6 +190,8 @@ def _told(story: "Story") -> dict[str, str | int]:
         "dispatched job": record.job_id,
         "evaluation": record.eval_id,
         "attempt": record.attempt or None,
+        **{f"run {run.attempt}": _run(run) for run in record.runs},
+        "next run": _instant(record.retry_at_ms) if record.runs and not record.job_id else "",
         "takeovers": record.takeovers or None,
         "owner": story.owner,
         "stopping": record.stopping or ("cancelled" if record.cancel else ""),
@@ -198,6 +202,11 @@ def _told(story: "Story") -> dict[str, str | int]:
         "reply": record.reply_id,
     }
     return {name: value for name, value in told.items() if value not in {"", None}}
+
+
+def _run(run: "Run") -> str:
+    code = "" if run.exit_code is None else f", exit code {run.exit_code}"
+    return f"{run.verdict.value}{code} at {format_rfc3339(run.ended_at_ms)}: {run.job_id}"
 
 
 def _instant(unix_ms: int) -> str:
