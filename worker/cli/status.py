@@ -20,7 +20,7 @@ from worker.core.model import DEAD_LETTERED, MessageKey, Phase
 if TYPE_CHECKING:
     from worker.adapters.redis.lookback import Story
     from worker.cli.session import Environment
-    from worker.core.model import Run
+    from worker.core import model
 
 
 def register(app: typer.Typer) -> None:
@@ -45,7 +45,6 @@ def status(
     """
     from worker.cli.running import Run  # noqa: PLC0415 - heavy
     from worker.cli.session import Environment
-    from worker.core.model import Run  # noqa: PLC0415
 
     environment = Environment.read(os.environ)
     key = parse_message(message, stream or environment.stream) if message else None
@@ -204,7 +203,7 @@ def _told(story: "Story") -> dict[str, str | int]:
     return {name: value for name, value in told.items() if value not in {"", None}}
 
 
-def _run(run: "Run") -> str:
+def _run(run: "model.Run") -> str:
     code = "" if run.exit_code is None else f", exit code {run.exit_code}"
     return f"{run.verdict.value}{code} at {format_rfc3339(run.ended_at_ms)}: {run.job_id}"
 
