@@ -44,7 +44,7 @@ def status(
     Exit codes: 0 shown, 1 no such message, or an error.
     """
     from worker.cli.running import Run  # noqa: PLC0415 - heavy
-    from worker.cli.session import Environment
+    from worker.cli.session import Environment  # noqa: PLC0415
 
     environment = Environment.read(os.environ)
     key = parse_message(message, stream or environment.stream) if message else None
