@@ -32,7 +32,7 @@ DOCS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 ALERTS = set(re.findall(r"alert: (\w+)", RULES.read_text()))
 SHELL = re.compile(r"^```shell\n(.*?)^```", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`([^`\n]+)`")
-STARTED = re.compile(r"(?:^|[|;&(]\s*|/)dispatch-worker((?: [^\n|;&)#]*)?)", re.MULTILINE)
+STARTED = re.compile(r"(?:^|[|;&(]\s*|bin/|exec worker )dispatch-worker((?: [^\n|;&)#]*)?)", re.MULTILINE)
 METRIC = re.compile(r"'\^?((?:dispatch_worker|process)_[^'.\"]*)")
 OTHERS = {"limits.http_max_conns_per_client"}
 """Names of two words that are Nomad's own."""

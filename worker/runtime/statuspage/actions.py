@@ -155,8 +155,15 @@ class Actions:
             why = str(error) or "Redis did not answer in time; look whether it was done before trying again"
             return Carried(503, _key_of(order, self._streams), refused=f"{why}.")
         told = done.told.value if done.told else ""
+        stream, message_id = done.key or ("", "")
         log.info(
-            "action.done", action=label, message=str(done.key), result=told, by=order.by, remote=order.remote
+            "action.done",
+            action=label,
+            stream=stream,
+            message_id=message_id,
+            result=told,
+            by=order.by,
+            remote=order.remote,
         )
         self._count(label, "done")
         return done
