@@ -74,7 +74,9 @@ async def run(*, full: bool) -> Result:
 
 async def _worker(address: str, job: str, count: int) -> float:
     """From the first request of a message to the last; what becomes of the jobs is left to others."""
-    settings = {"WORKER_DISPATCH_CONCURRENCY": str(CONNECTIONS)}
+    # Nomad will not place them: a worker that minds its pace would wait for that.
+    settings = {"WORKER_DISPATCH_CONCURRENCY": str(CONNECTIONS), "WORKER_DISPATCH_PACE": "fixed"}
+    settings["WORKER_NOMAD_WAITING_LIMIT"] = "0"
     if token := os.environ.get("NOMAD_TOKEN"):
         settings["NOMAD_TOKEN"] = token
     fields: dict[str, str | bytes] = {

@@ -183,9 +183,12 @@ class Worker(Process):
 
 
 @asynccontextmanager
-async def worker(redis_url: str, nomad_addr: str, **settings: str) -> AsyncIterator[Worker]:
+async def worker(
+    redis_url: str, nomad_addr: str, *, program: Sequence[str] = ("-m", "worker", "run"), **settings: str
+) -> AsyncIterator[Worker]:
     """A worker that is ready. It logs to a file, as it does anywhere."""
-    port, log = await free_port(), RESULTS / "worker.log"
+    port = await free_port()
+    log = RESULTS / f"worker-{port}.log"
     RESULTS.mkdir(exist_ok=True)
     environment = {
         "REDIS_URL": redis_url,
@@ -194,10 +197,11 @@ async def worker(redis_url: str, nomad_addr: str, **settings: str) -> AsyncItera
         "WORKER_MAX_IN_FLIGHT": "5000",
         **settings,
     }
-    async with process(sys.executable, "-m", "worker", "run", log=log, **environment) as started:
+    async with process(sys.executable, *program, log=log, **environment) as started:
         running = Worker(started.process, log, http=f"http://127.0.0.1:{port}")
         await _ready(running)
         yield running
+    log.unlink()
 
 
 async def _ready(running: Worker) -> None:
