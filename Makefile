@@ -17,7 +17,7 @@ QUEUES  := arq taskiq streaq
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow soak mutations bench bench-full lint format docs lock dist clean
+.PHONY: help demo test test-slow soak mutations bench bench-full bench-docs lint format docs lock dist clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ bench: $(STAMP) $(QUEUES:%=.tools/bench/%/.made) ## Set up, then measure for som
 
 bench-full: $(STAMP) $(QUEUES:%=.tools/bench/%/.made) ## Set up, then measure with more and longer rounds
 	$(BIN)/python -m benchmarks --full $(BENCH)
+
+bench-docs: $(STAMP) ## Write what was measured last into docs/performance.md
+	$(BIN)/python -m benchmarks.report
 
 .tools/bench/%/.made: requirements/bench-%.lock
 	$(PYTHON) -m venv --clear $(@D)
