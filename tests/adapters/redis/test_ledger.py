@@ -69,6 +69,17 @@ async def test_a_message_goes_all_the_way_and_leaves_one_final_reply(bench: Benc
     assert await bench.dead_letters() == []
 
 
+async def test_a_new_message_is_answered_as_it_stands_in_the_ledger(bench: Bench) -> None:
+    worker = await bench.worker("a")
+
+    record = await admitted(
+        bench, worker, namespace="ops", correlation_id="c-1", tenant="t", detach=True, timeout_seconds=1.5
+    )
+
+    assert record == await worker.ledger.recall(record.key)
+    assert record.seq == record.fence == 1
+
+
 async def test_a_settled_message_is_remembered_with_its_outcome_and_forgotten_in_time(bench: Bench) -> None:
     worker = await bench.worker("a")
     record = await running(bench, worker)

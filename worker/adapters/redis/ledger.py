@@ -110,6 +110,9 @@ class RedisLedger:
             args,
         )
         match answer[0]:
+            case b"new":
+                # All that is in the ledger of a new message was given just now.
+                return replace(fresh, seq=1, received_at_ms=int(answer[1]), cancel=bool(answer[2]))
             case b"mine":
                 return decode_record(key, answer[1])
             case b"unreadable":
