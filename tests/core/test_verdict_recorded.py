@@ -194,6 +194,13 @@ def test_a_job_that_was_once_blocked_keeps_the_reason_in_its_evidence() -> None:
     assert given.evidence["durations"]["placement"] == pytest.approx(3.166, abs=0.001)
 
 
+def test_the_time_to_placement_is_not_counted_from_a_stop_which_nomad_calls_a_submission() -> None:
+    given = outcome(recorded.read("stopped-running"))
+
+    # The registration's evaluation 3.542832715, the allocation 3.552270295.
+    assert given.evidence["durations"]["placement"] == pytest.approx(0.009, abs=0.001)
+
+
 def test_a_failed_allocation_that_will_be_rescheduled_is_a_retry_and_no_verdict() -> None:
     finding = judge(recorded.read("reschedule-new-alloc", "failed, waiting"))
 

@@ -55,6 +55,16 @@ def test_placed_and_running_name_the_allocation_and_its_node(client: str, step: 
     assert given.data["allocation"] == "08bd7328-0000"
 
 
+def test_a_job_of_which_one_instance_is_done_before_the_other_has_started_is_running() -> None:
+    spec = job("running", group(count=2))
+    told = snapshot(spec, [ended(Verdict.SUCCEEDED, 0), allocation(None, "pending", id="new", index=1)])
+
+    given = ongoing(told)
+
+    assert given.step is Progress.RUNNING
+    assert given.data["allocation"] == "new"
+
+
 def test_a_job_of_which_one_instance_runs_and_one_finds_no_node_is_running() -> None:
     evaluations = [evaluation(), evaluation("queued-allocs", "blocked", failed={"g": FULL})]
     told = snapshot(job("running", group(count=2)), [allocation(None, "running")], evaluations)

@@ -212,7 +212,7 @@ def _durations(snapshot: Snapshot, judged: Collection[str]) -> dict[str, float]:
     """Seconds by the servers' and clients' clocks; what no time stamp tells is left out."""
     allocations = snapshot.allocations.values()
     told: dict[str, float] = {}
-    submitted = snapshot.job.submit_time if snapshot.job is not None else 0
+    submitted = _submitted(snapshot)
     placed = min((one.create_time for one in allocations if one.create_time > 0), default=0)
     if submitted > 0 and placed >= submitted:
         told["placement"] = round((placed - submitted) / _NS, 3)
@@ -229,6 +229,15 @@ def _durations(snapshot: Snapshot, judged: Collection[str]) -> dict[str, float]:
     if started and finished and max(finished) >= min(started):
         told["run"] = round(max(finished) - min(started), 3)
     return told
+
+
+def _submitted(snapshot: Snapshot) -> int:
+    """When the job came, nanoseconds since the epoch; 0: not told."""
+    registered = [one for one in snapshot.evaluations.values() if one.triggered_by == "job-register"]
+    if first := min((one.create_time for one in registered if one.create_time > 0), default=0):
+        return first
+    job = snapshot.job
+    return job.submit_time if job is not None and not job.stop else 0
 
 
 def _seconds(text: str | None) -> list[float]:

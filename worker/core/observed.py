@@ -50,7 +50,7 @@ class Job(Observed, frozen=True):
     dispatch_idempotency_token: str = ""
     task_groups: list[TaskGroup] | None = None
     submit_time: int = 0
-    """Nanoseconds since the epoch."""
+    """Nanoseconds since the epoch. A stop counts as a submission, too."""
     create_index: int = 0
     modify_index: int = 0
 
@@ -92,6 +92,8 @@ class Evaluation(Observed, frozen=True):
     queued_allocations: dict[str, int] | None = None
     create_index: int = 0
     modify_index: int = 0
+    create_time: int = 0
+    """Nanoseconds since the epoch."""
 
 
 class TaskEvent(Observed, frozen=True):

@@ -41,7 +41,9 @@ def step_of(story: Story) -> Step:
     if not live:
         return None, {}
     started = [one for one in live if one.client_status != "pending"]
-    step = Progress.RUNNING if started else Progress.PLACED
+    # Where an instance has ended before the next one has started, the job has run all the same.
+    ran = started or any(runs_no_more(one) for one in story.latest.values())
+    step = Progress.RUNNING if ran else Progress.PLACED
     return step, _places(story, started or live)
 
 

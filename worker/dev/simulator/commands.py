@@ -119,6 +119,7 @@ def deregister(state: State, namespace: str, job_id: str, now: int, *, purge: bo
         write.job(job, deleted=True)
     else:
         job.stop = True
+        job.submit_time = now
         job.version += 1
         job.modify_index = job.job_modify_index = write.index
         if job.parameterized:
