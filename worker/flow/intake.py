@@ -83,6 +83,9 @@ class Intake:
             try:
                 if not queues:
                     await self._waiting.fill_if_due()
+            except GroupMissing as error:
+                # Not skipped: the read below is what makes the group again.
+                failures = await self._failed(error, failures)
             except RedisUnavailable as error:
                 failures = await self._failed(error, failures)
                 continue
