@@ -9,13 +9,14 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import pytest
 
 from tests.adapters.redis.conftest import KEYS
 from tests.deadletter.conftest import Morgue
+from worker.testing import Stack, job
 
 pytestmark = [pytest.mark.anyio, pytest.mark.processes]
 
@@ -50,8 +51,8 @@ main(sys.argv[3:])
 class Mortal:
     """Runs a command so often that it comes through."""
 
-    def __init__(self, morgue: Morgue) -> None:
-        self._environment = {"PATH": os.environ["PATH"], "NOMAD_ADDR": "", **morgue.environment}
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = {"PATH": os.environ["PATH"], **environment}
 
     async def runs(self, *words: str, check: Callable[[], Awaitable[None]]) -> int:
         """Returns how often it died; `check` looks at what each death left."""
@@ -74,7 +75,7 @@ class Mortal:
 
 @pytest.fixture
 def mortal(morgue: Morgue) -> Mortal:
-    return Mortal(morgue)
+    return Mortal(morgue.environment)
 
 
 async def fields_of(morgue: Morgue, name: bytes) -> Counter[bytes]:
@@ -154,3 +155,20 @@ async def test_a_cancellation(morgue: Morgue, mortal: Mortal) -> None:
 
     assert deaths >= 2
     assert await morgue.bench.redis.zrange(KEYS.cancels, 0, -1) == [KEYS.message(sent.key).encode()]
+
+
+async def test_a_dispatch_that_is_waited_for_is_one_job_whatever_dies() -> None:
+    async with Stack([job("render")]) as stack, stack.client() as client:
+
+        async def at_most_one_job() -> None:
+            assert set(stack.dispatched().values()) <= {1}
+            assert len(stack.dispatched()) <= 1
+
+        words = ("dispatch", "--wait", "-idempotency-token", "order-17", "render")
+        deaths = await Mortal(stack.environment).runs(*words, check=at_most_one_job)
+
+        ((message_id, jobs),) = stack.dispatched().items()
+        final = await client.result("requests", message_id)
+
+    assert deaths >= 3
+    assert (jobs, final.verdict if final else None) == (1, "succeeded")
