@@ -248,6 +248,13 @@ STREAMS = Row(
             stacked=True,
         ),
         Panel(
+            "Dead letters expire",
+            "1: the oldest dead letters are about to be dropped for their age.",
+            "short",
+            [Query(f"max by (job) (dispatch_worker_dead_letters_expire{{{J}}})", "{{job}}")],
+            runbook="DispatchWorkerDeadLettersExpire",
+        ),
+        Panel(
             "Tried again, let go",
             "Steps that failed and are tried again, messages dropped to another worker, by error code; and "
             "runs that the policy has repeated, by how they ended.",

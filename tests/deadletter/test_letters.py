@@ -7,6 +7,7 @@ import pytest
 
 from tests.adapters.redis.conftest import KEYS
 from tests.deadletter.conftest import Morgue
+from worker.adapters.redis.survey import RedisSurvey
 from worker.core.model import MessageKey
 from worker.deadletter import DeadLetter, Edits, Filter, LetterGone, LetterPacked
 
@@ -176,6 +177,22 @@ async def test_old_letters_are_dropped_only_after_notice(morgue: Morgue) -> None
     assert 86_000 < again.seconds_left <= 86_400
     assert (later.dropped, later.announced) == (2, 0)
     assert await morgue.letters.count() == 1
+
+
+async def test_letters_that_expire_are_told_until_somebody_has_seen_to_them(morgue: Morgue) -> None:
+    seconds, _ = await morgue.bench.redis.time()
+    old_id = f"{(seconds - 40 * 86_400) * 1000}-0"
+    await morgue.bench.redis.xadd(KEYS.dead, {"dead_stream": "requests"}, id=old_id)
+    await morgue.dies()
+    survey = RedisSurvey(morgue.bench.redis, KEYS, streams=["requests"], group="workers")
+    before = await survey.backlog()
+    await (await morgue.bench.worker("b")).leases.expire_dead(30 * 86_400, 86_400)
+    announced = await survey.backlog()
+    await morgue.letters.drop(old_id)
+    after = await survey.backlog()
+
+    told = [backlog.dead_letters_expire for backlog in (before, announced, after)]
+    assert told == [False, True, False]
 
 
 async def test_a_young_letter_is_not_announced(morgue: Morgue) -> None:

@@ -72,7 +72,7 @@ async def _overview(redis: Any, environment: "Environment", *, as_json: bool) ->
     survey = RedisSurvey(redis, keys, streams=environment.streams, group=environment.group)
     backlog, workers = await survey.backlog(), await survey.workers()
     try:
-        cancels, notice = await redis.zcard(keys.cancels), await redis.get(keys.dead_notice)
+        cancels = await redis.zcard(keys.cancels)
     except FAILURES as error:
         raise translate(error) from error
     if as_json:
@@ -97,7 +97,7 @@ async def _overview(redis: Any, environment: "Environment", *, as_json: bool) ->
                 for one in workers
             ],
             "dead_letters": backlog.dead_letters,
-            "dead_letters_expiring": notice is not None,
+            "dead_letters_expiring": bool(backlog.dead_letters_expire),
             "cancels_open": cancels,
         }
         typer.echo(json_text.dumps(told))
@@ -138,8 +138,11 @@ async def _overview(redis: Any, environment: "Environment", *, as_json: bool) ->
         advice.append(f"{what} is there to work: dispatch-worker run")
     if backlog.dead_letters:
         advice.append("Look at the dead letters: dispatch-worker dlq list")
-    if notice is not None:
-        advice.append("The oldest dead letters are going to be dropped for their age: requeue what you need.")
+    if backlog.dead_letters_expire:
+        advice.append(
+            "The oldest dead letters are going to be dropped for their age. Requeue what you need: "
+            "dispatch-worker dlq requeue ID"
+        )
     for line in advice:
         Console.notice(line)
     return EXIT_OK

@@ -43,3 +43,5 @@ class Backlog:
     """Replicas whose lease is not over."""
     slots_taken: Mapping[str, int] = field(default_factory=dict)
     """Slots of the caps by scope; empty where it is not known."""
+    dead_letters_expire: bool | None = None
+    """Whether some were announced to be dropped soon for their age."""

@@ -194,6 +194,10 @@ class Families:
         )
         self.slots = self._gauge("cap_slots_taken", "Slots of the caps that jobs in flight take.", "scope")
         self.dead_letter_entries = self._gauge("dead_letter_entries", "Entries waiting there; NaN: unknown.")
+        self.dead_letters_expire = self._gauge(
+            "dead_letters_expire",
+            "Whether some were announced to be dropped for their age; NaN: unknown.",
+        )
         self.workers = self._gauge("workers_alive", "Replicas whose lease is not over; NaN: unknown.")
 
     def _declare_process(self) -> None:

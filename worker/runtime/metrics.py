@@ -323,6 +323,8 @@ class Metrics:
         for scope, taken in backlog.slots_taken.items():
             families.slots.labels(scope).set(taken)
         families.dead_letter_entries.set(math.nan if backlog.dead_letters is None else backlog.dead_letters)
+        expire = backlog.dead_letters_expire
+        families.dead_letters_expire.set(math.nan if expire is None else expire)
         families.workers.set(math.nan if backlog.workers is None else backlog.workers)
 
     def _set_own(self, local: Local) -> None:

@@ -47,6 +47,7 @@ class RedisSurvey:
             return Backlog(
                 streams={name: await self._stream(name, now_ms) for name in self._streams},
                 dead_letters=await self._ops.xlen(self._keys.dead),
+                dead_letters_expire=await self._dead_letters_expire(),
                 workers=await self._ops.zcount(self._keys.workers, f"({now_ms}", "+inf"),
                 slots_taken={scope: await self._ops.zcard(self._keys.cap(scope)) for scope in SCOPES},
             )
@@ -68,6 +69,14 @@ class RedisSurvey:
             ]
         except FAILURES as error:
             raise translate(error) from error
+
+    async def _dead_letters_expire(self) -> bool:
+        notice = await self._ops.get(self._keys.dead_notice)
+        if notice is None:
+            return False
+        upto = notice.partition(b":")[0]
+        # Somebody may have seen to them since.
+        return bool(await self._ops.xrange(self._keys.dead, "-", upto, count=1))
 
     async def _now_ms(self) -> int:
         return await server_time_ms(self._ops, self._keys.workers)
