@@ -90,6 +90,23 @@ async def test_a_message_becomes_one_job_with_its_id_as_the_token(world: World) 
     assert world.nomad.lookups == 0
 
 
+async def test_the_next_one_is_sent_before_the_answer_is_kept() -> None:
+    world = World(concurrency=1)
+    first, second = (
+        message(Phase.DISPATCHING, attempt=1),
+        message(Phase.DISPATCHING, entry_id="2-0", attempt=1),
+    )
+    assert first.record is not None
+    assert second.record is not None
+    accepted = await world.dispatch.send(first, first.record)
+
+    async with asyncio.timeout(5):
+        await world.dispatch.send(second, second.record)
+
+    assert isinstance(accepted, JobAccepted)
+    assert [order.token for order in world.nomad.orders] == ["1-0", "2-0"]
+
+
 async def test_an_answer_lost_after_nomad_accepted_finds_the_job_and_makes_no_second(world: World) -> None:
     def accept_and_lose(order: Order) -> Dispatched | None:
         world.nomad.create(order)
@@ -146,7 +163,7 @@ async def test_a_connection_refused_puts_the_message_back_unattempted(world: Wor
     fact = await world.dispatch.send(of, of.record)
 
     assert isinstance(fact, DispatchPutOff)
-    assert of.slot is None
+    assert not of.has_slot
     done = await world.dispatches(message(entry_id="2-0"))
     assert done.record is not None
     assert done.record.attempt == 1

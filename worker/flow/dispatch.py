@@ -125,20 +125,29 @@ class Dispatch:
             return Intended(self._clock.now_ms()) if message.looked else await self._find_out(message, record)
         self._gate.succeeded()
         message.failures = 0
+        # Nomad is done with it: the next one need not wait until Redis has it too.
+        self._give_back(message)
         return answer
 
     def let_go(self, message: Message) -> None:
-        """Give the slot back, whatever became of the message."""
-        if message.slot is not None:
-            self._children.expect_no_more(message.slot.place, message.slot.job)
-            message.slot = None
+        """Give the slot back, whatever became of the message; events of its child are kept no more."""
+        self._give_back(message)
+        if message.expects is not None:
+            self._children.expect_no_more(message.expects.place, message.expects.job)
+            message.expects = None
+
+    def _give_back(self, message: Message) -> None:
+        if message.has_slot:
+            message.has_slot = False
             self._slots.give_back()
 
     async def _take_slot(self, message: Message, record: Record) -> None:
-        if message.slot is None:
+        if not message.has_slot:
             await self._slots.take()
-            message.slot = record.routing
+            message.has_slot = True
+        if message.expects is None:
             # Nomad's events can overtake its answer: from here until the child is known, they are kept.
+            message.expects = record.routing
             self._children.expect(record.routing.place, record.routing.job)
         # Inside the slot: while the gate is closed the few who hold one wait, and the rest behind them.
         await self._enter(message)

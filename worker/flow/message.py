@@ -40,8 +40,10 @@ class Message:
     """Whether its task may be cancelled without losing what Nomad or Redis just answered."""
     passing: bool = False
     """Whether it is only on its way into the queue, and counts for nothing in flight."""
-    slot: Routing | None = None
-    """What it holds a dispatch slot for; None: it holds none."""
+    has_slot: bool = False
+    """Whether it holds a dispatch slot."""
+    expects: Routing | None = None
+    """Whose events are kept for it until its child is known; None: nobody's."""
     stop_sent_at: float = 0.0
     """Monotonic seconds of the last stop request for its job; 0: none."""
     cancel_told: bool = False
