@@ -101,3 +101,20 @@ async def test_the_command_tells_each_run(settings: dict[str, str]) -> None:
     assert sum(line.startswith("Dispatched Job ID = ") for line in lines) == 3
     assert sum("ended: failed, exit code 75" in line for line in lines) == 2
     assert any("Run 3 is to begin at " in line for line in lines)
+
+
+async def test_between_two_runs_a_message_holds_no_slot_of_a_cap(tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text(POLICY.replace("0.2", "1").replace("0.4", "2") + "[limits]\ncap = 1\n")
+    async with (
+        Stack([job("render")], settings={"WORKER_ALLOW_FILE": str(path)}) as stack,
+        stack.client() as client,
+    ):
+        failing = await client.send(job="render", meta={"exit_code": "75"})
+        others = [await client.send(job="render") for _ in range(3)]
+        finals = [await client.wait(sent, timeout=60) for sent in (failing, *others)]
+        tokens = [entry["token"] for entry in stack.nomad.record.dispatches]
+
+    assert [(final.verdict, final.attempt) for final in finals] == [("failed", 3), *[("succeeded", 1)] * 3]
+    # The others go while it waits for its next run.
+    assert tokens == [failing.id, *(sent.id for sent in others), f"{failing.id}/2", f"{failing.id}/3"]
