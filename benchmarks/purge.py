@@ -19,7 +19,7 @@ from pathlib import Path
 
 import httpx
 
-from benchmarks.common import START_SECONDS, STOP_SECONDS, Result, free_port, percentile
+from benchmarks.common import START_SECONDS, STOP_SECONDS, Process, Result, free_port, percentile
 from worker.adapters.nomad.client import NomadClient
 from worker.adapters.nomad.connection import NomadOptions
 from worker.core.model import Order, Place
@@ -48,29 +48,53 @@ async def run(*, full: bool) -> Result:
     if shutil.which("nomad") is None:
         result.remarks.append("No `nomad` on PATH: measured on the simulator only.")
         return result
-    async with agent() as address:
-        await compare(result, "real agent", address, levels, each)
+    async with agent() as (address, process):
+        await compare(result, "real agent", address, levels, each, process)
     return result
 
 
-async def compare(result: Result, where: str, address: str, levels: tuple[int, ...], each: int) -> None:
-    """Dispatch to a job whose children are kept, and to one whose children are purged, in turns."""
+async def compare(
+    result: Result,
+    where: str,
+    address: str,
+    levels: tuple[int, ...],
+    each: int,
+    process: Process | None = None,
+) -> None:
+    """Dispatch to a job whose children are kept, and to one whose children are purged, in turns.
+
+    Args:
+        process: Nomad's, where it has one of its own: its processor time tells on a busy machine too.
+    """
+
+    def cpu_seconds() -> float:
+        return process.cpu_seconds if process else 0.0
+
     async with NomadClient(NomadOptions(address=address, pool_size=2 * AT_ONCE)) as nomad:
         measured = Bench(nomad)
         points = []
         for level in levels:
             await measured.fill("kept", level)
-            kept, purged = [], []
+            kept, purged, cpu = [], [], [0.0, 0.0]
             for _ in range(4):
+                before = cpu_seconds()
                 kept += await measured.dispatches("kept", each // 4, purge=False)
+                between = cpu_seconds()
                 purged += await measured.dispatches("purged", each // 4, purge=True)
+                cpu = [cpu[0] + between - before, cpu[1] + cpu_seconds() - between]
             children = measured.children["kept"]
             middle = statistics.median(kept) * 1000
             points.append((float(children), middle))
             told = result.add(f"{where}, {children} children: a dispatch", "ms", [middle])
             without = result.add(f"{where}, purged: a dispatch", "ms", [statistics.median(purged) * 1000])
             result.add(f"{where}, {children} children: 95 %", "ms", [percentile(kept, 0.95) * 1000])
-            result.ratio(f"{where}, {children} children / purged", told, without)
+            result.ratio(f"{where}, {children} children / purged: time", told, without)
+            if process:
+                ours = result.add(
+                    f"{where}, {children} children: dispatch and stop", "ms CPU", [cpu[0] / each * 1e3]
+                )
+                other = result.add(f"{where}, purged: dispatch and purge", "ms CPU", [cpu[1] / each * 1e3])
+                result.ratio(f"{where}, {children} children / purged: CPU", ours, other)
         result.add(f"{where}: a purge", "ms", [statistics.median(measured.purges) * 1000])
         result.curve(f"A dispatch by children, {where}", "children", "ms", {where: points})
 
@@ -111,7 +135,7 @@ class Bench:
 
 
 @asynccontextmanager
-async def agent() -> AsyncIterator[str]:
+async def agent() -> AsyncIterator[tuple[str, Process]]:
     """A real Nomad server with the two jobs; ended with the block."""
     folder = Path(tempfile.mkdtemp(prefix="nomad-"))
     http, rpc, serf = [await free_port() for _ in range(3)]
@@ -128,7 +152,7 @@ async def agent() -> AsyncIterator[str]:
             await _leads(client)
             for name in ("kept", "purged"):
                 (await client.post("/v1/jobs", json={"Job": job(name)})).raise_for_status()
-        yield address
+        yield address, Process(started)
     finally:
         if started.returncode is None:
             started.send_signal(signal.SIGINT)
