@@ -12,10 +12,10 @@ from tests.processes.jobs import scripted
 
 pytestmark = [pytest.mark.anyio, pytest.mark.processes, pytest.mark.slow]
 
-UNLOADED_SECONDS = 0.05
+UNLOADED_SECONDS = 0.1
 KNEE = 4
-"""So many at once are served best: 40 a second, each in twice the unloaded time."""
-COUNT = 1_200
+"""So many at once are served best: 20 a second, each in twice the unloaded time."""
+COUNT = 600
 
 
 @pytest.fixture
