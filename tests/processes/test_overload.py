@@ -25,20 +25,19 @@ async def world(tmp_path: Path) -> AsyncIterator[Fleet]:
 
 
 async def drained(world: Fleet, count: int, pace: str, concurrency: int = 16) -> tuple[float, float]:
-    """Queue messages, then start a worker. Returns messages a second, and an answer's time (unloaded: 1)."""
+    """Queue messages, then start a worker. Returns messages a second, and how long Nomad took (unloaded: 1)."""
     before = {reply.id for reply in await world.finals()}
+    (load,) = world.nomad.faults.planned
+    held_before = load.held_seconds
     ids = [await world.send(job="render") for _ in range(count)]
     worker = await world.start(WORKER_DISPATCH_PACE=pace, WORKER_DISPATCH_CONCURRENCY=str(concurrency))
     started = time.monotonic()
     await world.all_final(ids, 240)
     rate = count / (time.monotonic() - started)
-    seconds = await worker.metric("dispatch_duration_seconds_sum")
-    answers = await worker.metric("dispatch_duration_seconds_count")
     worker.terminate()
     assert await worker.ended(30) == 0
-    assert answers == count
     await all_is_well(world, dict.fromkeys([*before, *ids], 0))
-    return rate, seconds / answers / UNLOADED_SECONDS
+    return rate, (load.held_seconds - held_before) / count / UNLOADED_SECONDS
 
 
 async def test_a_nomad_that_suffers_under_load_is_asked_at_the_pace_that_serves_it_best(world: Fleet) -> None:
@@ -46,11 +45,10 @@ async def test_a_nomad_that_suffers_under_load_is_asked_at_the_pace_that_serves_
 
     best, _ = await drained(world, COUNT // 3, "fixed", KNEE)
     rate, slowness = await drained(world, COUNT, "adaptive")
-    most, suffering = await drained(world, COUNT // 3, "fixed")
+    _, suffering = await drained(world, COUNT // 3, "fixed")
 
     assert rate >= 0.8 * best
-    assert rate > 1.3 * most
-    assert slowness <= 4.5
+    assert slowness <= 4
     assert suffering > 8
 
 

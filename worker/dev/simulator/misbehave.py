@@ -38,6 +38,8 @@ class Fault:
     """`load`: with so many requests at once each takes twice as long, and the most are served in a second."""
     at_once: int = 0
     """`load`: requests it holds now."""
+    held_seconds: float = 0.0
+    """`load`: for how long it held all requests so far, together."""
     id: int = field(default_factory=itertools.count(1).__next__)
 
 

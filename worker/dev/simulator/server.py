@@ -260,8 +260,10 @@ def _text(status: int, text: str, headers: dict[str, str] | None = None) -> web.
 
 async def _under_load(fault: Fault) -> None:
     fault.at_once += 1
+    seconds = fault.seconds * (1 + (fault.at_once / fault.knee) ** 2)
+    fault.held_seconds += seconds
     try:
-        await asyncio.sleep(fault.seconds * (1 + (fault.at_once / fault.knee) ** 2))
+        await asyncio.sleep(seconds)
     finally:
         fault.at_once -= 1
 
