@@ -25,7 +25,7 @@ async def world(tmp_path: Path) -> AsyncIterator[Fleet]:
 
 
 async def drained(world: Fleet, count: int, pace: str, concurrency: int = 16) -> tuple[float, float]:
-    """Queue messages, then start a worker. Returns messages a second, and how long Nomad took (unloaded: 1)."""
+    """Queue messages, then start a worker. Returns messages a second, and Nomad's slowness (unloaded: 1)."""
     before = {reply.id for reply in await world.finals()}
     (load,) = world.nomad.faults.planned
     held_before = load.held_seconds
