@@ -52,7 +52,8 @@ local function index(at, id, tenant, job, namespace, until_ms, deadline_ms, now)
     redis.call('ZADD', at.delayed, integer(until_ms), id)
   else
     local came = number(string.match(id, '^%d+'))
-    if came == 0 or came > now then came = now end
+    -- An ID of the producer's own making tells no time.
+    if came < 1000000000000 or came > now then came = now end
     enqueue(at, id, tenant, job, namespace, math.max(until_ms, came))
   end
   if deadline_ms > 0 then redis.call('ZADD', at.deadlines, integer(deadline_ms), id) end
