@@ -158,15 +158,17 @@ async def test_the_worker_does_its_work_under_the_least_policy(nomad: Agent, tmp
         assert late.verdict == "timed_out"
 
         nomad.nomad("job", "stop", "-namespace", "platform", "dispatch-worker")
-    ended = nomad.until(
-        f"/v1/allocation/{runs['ID']}", lambda one: one["ClientStatus"] != "running", "the worker has ended"
-    )
+        ended = nomad.until(
+            f"/v1/allocation/{runs['ID']}",
+            lambda one: one["ClientStatus"] != "running",
+            "the worker has ended",
+        )
     exits = [
         event["ExitCode"]
         for event in ended["TaskStates"]["worker"]["Events"]
         if event["Type"] == "Terminated"
     ]
-    assert exits == [0]
+    assert exits == [0], ended["TaskStates"]["worker"]["Events"]
 
 
 def the_token_may_no_more(nomad: Agent, runs: dict[str, Any], child: str) -> None:
