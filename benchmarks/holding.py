@@ -25,7 +25,8 @@ from worker.core.frames import decode
 
 SETTLING_SECONDS = 12.0
 """After the last job has started: what was put off till then is done, and memory handed back."""
-WAIT_SECONDS = 240.0
+WAIT_SECONDS = 900.0
+"""For 50,000 dispatches on a machine that is shared."""
 BATCH_FRAMES = 2_000
 READ_ENTRIES = 2_000
 OTHERS_PER_OWN = 19
