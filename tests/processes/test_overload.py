@@ -1,6 +1,5 @@
 """A queue longer than Nomad likes, and a Nomad that suffers: the worker finds its pace and loses nothing."""
 
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -24,31 +23,35 @@ async def world(tmp_path: Path) -> AsyncIterator[Fleet]:
         yield made
 
 
-async def drained(world: Fleet, count: int, pace: str, concurrency: int = 16) -> tuple[float, float]:
-    """Queue messages, then start a worker. Returns messages a second, and Nomad's slowness (unloaded: 1)."""
-    before = {reply.id for reply in await world.finals()}
+async def drained(world: Fleet, count: int, pace: str) -> tuple[float, float]:
+    """Queue messages, then start a worker.
+
+    Returns:
+        Dispatches a second of Nomad's own time, and how long one took (unloaded: 1). How fast this machine
+        is at everything else does not count.
+    """
     (load,) = world.nomad.faults.planned
-    held_before = load.held_seconds
+    held, busy = load.held_seconds, load.busy_seconds
+    before = {reply.id for reply in await world.finals()}
     ids = [await world.send(job="render") for _ in range(count)]
-    worker = await world.start(WORKER_DISPATCH_PACE=pace, WORKER_DISPATCH_CONCURRENCY=str(concurrency))
-    started = time.monotonic()
+    worker = await world.start(WORKER_DISPATCH_PACE=pace)
     await world.all_final(ids, 240)
-    rate = count / (time.monotonic() - started)
     worker.terminate()
     assert await worker.ended(30) == 0
     await all_is_well(world, dict.fromkeys([*before, *ids], 0))
-    return rate, (load.held_seconds - held_before) / count / UNLOADED_SECONDS
+    return count / (load.busy_seconds - busy), (load.held_seconds - held) / count / UNLOADED_SECONDS
 
 
 async def test_a_nomad_that_suffers_under_load_is_asked_at_the_pace_that_serves_it_best(world: Fleet) -> None:
     world.nomad.faults.load("dispatch", UNLOADED_SECONDS, KNEE)
+    best = KNEE / (2 * UNLOADED_SECONDS)
 
-    best, _ = await drained(world, COUNT // 3, "fixed", KNEE)
     rate, slowness = await drained(world, COUNT, "adaptive")
-    _, suffering = await drained(world, COUNT // 3, "fixed")
+    most, suffering = await drained(world, COUNT // 3, "fixed")
 
     assert rate >= 0.8 * best
     assert slowness <= 4
+    assert most <= 0.6 * best
     assert suffering > 8
 
 

@@ -40,6 +40,8 @@ class Fault:
     """`load`: requests it holds now."""
     held_seconds: float = 0.0
     """`load`: for how long it held all requests so far, together."""
+    busy_seconds: float = 0.0
+    """`load`: what they took of the server's time, those at once sharing it evenly."""
     id: int = field(default_factory=itertools.count(1).__next__)
 
 

@@ -262,6 +262,7 @@ async def _under_load(fault: Fault) -> None:
     fault.at_once += 1
     seconds = fault.seconds * (1 + (fault.at_once / fault.knee) ** 2)
     fault.held_seconds += seconds
+    fault.busy_seconds += seconds / fault.at_once
     try:
         await asyncio.sleep(seconds)
     finally:
