@@ -199,7 +199,8 @@ job "dispatch-worker" {
 
         content {
           destination = "local/policy.toml"
-          change_mode = "restart"
+          # The worker reads it again when it changes.
+          change_mode = "noop"
           data        = template.value
         }
       }

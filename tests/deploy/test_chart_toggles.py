@@ -192,7 +192,10 @@ def test_pods_are_replaced_when_their_configuration_changes_and_only_then(chart:
     before = annotations()
 
     assert annotations(settings={"WORKER_LOG_LEVEL": "debug"}) != before
-    assert annotations(policy="[streams]") != before
+    with_policy = annotations(policy="[streams]")
+    assert with_policy != before
+    # The workers see it by themselves; a faulty one they refuse, where a new Pod would not start.
+    assert annotations(policy="version = 1") == with_policy
     assert annotations(replicaCount=7, podMonitor=ON) == before
     token = {"nomad": {"token": {"value": "one"}}}
     assert annotations(**token) != annotations(nomad={"token": {"value": "two"}})
