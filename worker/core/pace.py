@@ -5,8 +5,8 @@ few comparisons, whatever the number of messages.
 
 The rule, for a Nomad that needs more than `CALM_SECONDS` for an answer:
 
-- It is measured unloaded: some answers with one request under way at a time, at the start and once in every
-  `epoch` (which all replicas share, so that they measure an unloaded Nomad together).
+- It is measured unloaded: the fastest of some answers with one request under way at a time, at the start and
+  once in every `epoch` (which all replicas share, so that they measure an unloaded Nomad together).
 - Answers come in rounds, each at least as long as it takes for all requests on their way to come back. Was a
   round `TOLERANCE` times slower than unloaded, the limit goes down in proportion; was it not, and the limit
   used up, it goes up by one, or doubles before it has ever been reached.
@@ -71,6 +71,7 @@ class Pace:
         self._until = -math.inf
         """Measuring goes on until then."""
         self._samples, self._seconds, self._used = 0, 0.0, 0
+        self._fastest = math.inf
         self.unloaded_seconds = math.inf
         """How long an answer takes when there is no load."""
         self.limit = self._limit()
@@ -110,6 +111,7 @@ class Pace:
             self._since = now - seconds
         self._samples += 1
         self._seconds += seconds
+        self._fastest = min(self._fastest, seconds)
         self._used = max(self._used, used)
         if self._measuring:
             self._measured(now)
@@ -143,10 +145,12 @@ class Pace:
         self._measuring = measuring
         self._since = now
         self._samples, self._seconds, self._used = 0, 0.0, 0
+        self._fastest = math.inf
         self.limit = self._limit()
 
     def _measured(self, now: float) -> None:
-        found = self._seconds / self._samples
+        # The fastest: what delays a single answer, this process too, is no sign of how fast Nomad is.
+        found = self._fastest
         enough = self._samples >= UNLOADED_SAMPLES or now - self._since >= UNLOADED_SECONDS
         if now < self._until or (not enough and found > CALM_SECONDS / TOLERANCE):
             return
