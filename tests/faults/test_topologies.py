@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import shutil
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -366,6 +367,7 @@ async def test_F53_partitions_share_a_cluster_and_a_nomad_and_nothing_else(
 # TLS and rights ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl on PATH")
 async def test_over_tls_with_a_certificate_of_its_own_a_worker_works_and_a_stranger_does_not(
     tmp_path: Path,
 ) -> None:
