@@ -54,7 +54,7 @@ build() {
 
 kube_apiserver() {
   local version
-  version=$(sed -n 's/^require k8s.io\/kubernetes //p' deploy/kube/go.mod)
+  version=$(go -C deploy/kube list -m -f "{{.Version}}" k8s.io/kubernetes)
   CGO_ENABLED=0 nice -n 15 go -C deploy/kube build -trimpath -o "$bin/kube-apiserver" \
     -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$version" k8s.io/kubernetes/cmd/kube-apiserver
 }
