@@ -19,6 +19,9 @@ KINDS = {"good": 80, "bad": 9, "late": 3, "unknown": 4, "garbage": 4}
 RUN_SECONDS = (0.05, 4.0)
 BURST = (1, 40)
 """Requests at a time."""
+SECONDS_LEAST = 45.0
+PER_SECOND_MOST = 40.0
+"""Requests are spread over a time: faults are to meet all of them, also where there are few."""
 BAD_EXIT_CODE = 3
 
 
@@ -97,8 +100,9 @@ class Plan:
         """Two for workers and two for Nomad: their faults overlap."""
         return ["workers.a", "workers.b", "redis.a", "nomad.a", "nomad.b"]
 
-    def bursts(self) -> Iterator[list[Request]]:
-        """All requests, in the lots they are sent in."""
+    def bursts(self) -> Iterator[tuple[float, list[Request]]]:
+        """All requests, in the lots they are sent in, each with the pause before it, in seconds."""
+        seconds_each = max(SECONDS_LEAST, self.messages / PER_SECOND_MOST) / self.messages
         chance = random.Random(f"{self.seed}/requests")
         kinds, weights = list(KINDS), list(KINDS.values())
         made = 0
@@ -109,7 +113,7 @@ class Plan:
                 (kind,) = chance.choices(kinds, weights)
                 seconds = 3_600.0 if kind == "late" else round(chance.uniform(*RUN_SECONDS), 3)
                 burst.append(Request(number, kind, seconds))
-            yield burst
+            yield chance.uniform(0, 2) * seconds_each * size, burst
             made += size
 
     def faults(self, lane: str) -> Iterator[Fault]:

@@ -97,7 +97,8 @@ async def soak(plan: Plan, folder: Path, limit_seconds: float, tell: Callable[[s
         producer = _Producer(world, confirm=pair is not None)
         async with asyncio.timeout(limit_seconds):
             async with chaos.at_work():
-                for burst in plan.bursts():
+                for pause_seconds, burst in plan.bursts():
+                    await asyncio.sleep(pause_seconds)
                     await producer.room(OPEN_MOST)
                     for request in burst:
                         await producer.send(request)

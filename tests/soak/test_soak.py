@@ -38,7 +38,7 @@ def test_the_same_seed_gives_the_same_plan_again() -> None:
 
 
 def test_a_plan_has_every_kind_of_request_and_as_many_as_were_asked_for() -> None:
-    requests = [request for burst in Plan(1, 1_000).bursts() for request in burst]
+    requests = [request for _, burst in Plan(1, 1_000).bursts() for request in burst]
 
     assert [request.number for request in requests] == list(range(1_000))
     assert {request.kind for request in requests} == {"good", "bad", "late", "unknown", "garbage"}
