@@ -177,7 +177,12 @@ class _Producer:
         return fields | ({"timeout_seconds": "1"} if request.kind == "late" else {})
 
     async def room(self, most: int) -> None:
-        """Wait until at most so many requests are open."""
+        """Wait until at most so many requests are open.
+
+        Told nothing new for a while, it reads from the start: after a failover there may be replies with smaller
+        IDs than the last one read, which the former primary had given.
+        """
+        idle = 0
         while len(self.sent) - len(self._answered) > most:
             with contextlib.suppress(RedisError, OSError, TimeoutError):
                 entries = await self.world.redis.xrange(self.world.keys.replies, f"({self._last}", "+", 2_000)
@@ -186,7 +191,11 @@ class _Producer:
                     if fields[b"final"] == b"1":
                         self._answered.add(fields[b"id"].decode())
                 if entries:
+                    idle = 0
                     continue
+            idle += 1
+            if idle % 15 == 0:
+                self._last = "0"
             await asyncio.sleep(0.2)
 
 
