@@ -179,8 +179,8 @@ class _Producer:
     async def room(self, most: int) -> None:
         """Wait until at most so many requests are open.
 
-        Told nothing new for a while, it reads from the start: after a failover there may be replies with smaller
-        IDs than the last one read, which the former primary had given.
+        Told nothing new for a while, it reads from the start: after a failover there may be replies with
+        smaller IDs than the last one read, which the former primary had given.
         """
         idle = 0
         while len(self.sent) - len(self._answered) > most:
