@@ -202,7 +202,7 @@ class Settings(BaseSettings):
         "WORKER_MAX_WAITING",
         200_000,
         "Messages that wait for their turn in Redis, over all streams, where the policy limits or shares "
-        "anything. Each costs some 700 bytes there besides its entry; beyond this they stay unread, in the "
+        "anything. Each costs about 1 kB there besides its entry; beyond this they stay unread, in the "
         "order in which they came.",
         unit="messages",
         ge=100,
