@@ -1,9 +1,8 @@
 """Dispatches per second that a real Nomad accepts: the worker's, and wrk's with the same tokens and body.
 
 Runs against the agent at NOMAD_ADDR, else against `nomad` on PATH. The job's constraint fits no node, so that
-nothing runs: what is measured is Nomad's acceptance, and its scheduling, which a burst puts off and a steady
-flow pays for as it goes. Each side has a parent job of its own in every round, for each dispatch with a token
-looks at all children that the parent has.
+nothing runs. Every side has the same seconds, and in every round a parent job of its own: a burst is accepted
+faster than a flow, for Nomad puts scheduling off, and each dispatch with a token looks at all children.
 """
 
 import asyncio
@@ -24,10 +23,14 @@ from typing import Any
 
 import httpx
 
-from benchmarks.common import Result, all_acknowledged, redis_server, send, worker
+from benchmarks.common import STREAM, Result, redis_server, send, worker
 from tests.contract.conftest import AGENT, free_ports, wait_until_ready
+from worker.adapters.nomad.client import NomadClient
+from worker.adapters.nomad.connection import NomadOptions
+from worker.core.model import Order, Place
 
 CONNECTIONS = 16
+MOST_PER_SECOND = 1_500
 WRK = """
 local token = 0
 request = function()
@@ -40,51 +43,42 @@ end
 async def run(*, full: bool) -> Result:
     """wrk and the worker in turns; the loop over the command where there is one."""
     result = Result("agent", "Dispatches accepted by a real Nomad")
-    rounds, seconds = (5, 4) if full else (3, 3)
+    rounds, seconds = (5, 15) if full else (3, 8)
     with _agent() as address:
         if not address or not shutil.which("wrk"):
             result.remarks.append("left out: it needs wrk, and NOMAD_ADDR or `nomad` on PATH")
             return result
-        told: dict[str, list[tuple[float, float]]] = {"worker": [], "wrk": []}
+        told: dict[str, list[float]] = {"worker": [], "wrk": [], "client": []}
         loops = []
         async with httpx.AsyncClient(base_url=address, timeout=60) as http:
             agent = (await http.get("/v1/agent/self")).json()
             result.remarks.append(f"Nomad {agent['config']['Version']['Version']}")
-            count = 0
             for number in range(rounds):
-                for side in ("worker", "wrk") if number % 2 else ("wrk", "worker"):
+                for side in (*list(told)[number % 3 :], *list(told)[: number % 3]):
                     job = await _register(http)
                     await _idle(http)
                     if side == "wrk":
-                        started = time.perf_counter()
-                        count, rate = await asyncio.to_thread(_wrk, address, job, seconds)
-                        await _idle(http)
-                        told[side].append((rate, count / (time.perf_counter() - started)))
+                        told[side].append(await asyncio.to_thread(_wrk, address, job, seconds))
                     else:
-                        # As many as wrk got through: each makes the next one dearer.
-                        told[side].append(await _worker(http, job, count))
+                        measure = _worker if side == "worker" else _client
+                        told[side].append(await measure(address, job, seconds))
                 if program := shutil.which("nomad"):
                     job = await _register(http)
+                    await _idle(http)
                     loops.append(await asyncio.to_thread(_loop, program, address, job, 10))
-    whole = {
-        side: result.add(f"{side}, until all is scheduled too", "dispatches/s", [done for _, done in figures])
-        for side, figures in told.items()
-    }
-    accepted = {
-        side: result.add(f"{side}, until accepted", "dispatches/s", [rate for rate, _ in figures])
-        for side, figures in told.items()
-    }
-    result.ratio("worker / wrk, until accepted", accepted["worker"], accepted["wrk"])
-    share = result.ratio("worker / wrk, until all is scheduled too", whole["worker"], whole["wrk"])
+    rates = {side: result.add(side, "dispatches/s", values) for side, values in told.items()}
+    result.ratio("the worker's Nomad client alone / wrk", rates["client"], rates["wrk"])
+    result.ratio("worker / its Nomad client alone", rates["worker"], rates["client"])
+    share = result.ratio("worker / wrk", rates["worker"], rates["wrk"])
     if loops:
         loop = result.add("a loop over `nomad job dispatch`", "dispatches/s", loops)
-        result.ratio("worker / that loop", accepted["worker"], loop)
+        result.ratio("worker / that loop", rates["worker"], loop)
     result.target("of wrk's rate", share, least=0.9)
     return result
 
 
-async def _worker(http: httpx.AsyncClient, job: str, count: int) -> tuple[float, float]:
-    """The rate of acceptance, and that until Nomad is done with all of them."""
+async def _worker(address: str, job: str, seconds: int) -> float:
+    """What becomes of the jobs is left to others."""
     # Nomad will not place them: a worker that minds its pace would wait for that.
     settings = {"WORKER_DISPATCH_CONCURRENCY": str(CONNECTIONS), "WORKER_DISPATCH_PACE": "fixed"}
     settings["WORKER_NOMAD_WAITING_LIMIT"] = "0"
@@ -92,17 +86,33 @@ async def _worker(http: httpx.AsyncClient, job: str, count: int) -> tuple[float,
         settings["NOMAD_TOKEN"] = token
     fields: dict[str, str | bytes] = {"job": job, "payload": b"x" * 64, "detach": "1"}
     fields["meta"] = '{"who":"ada"}'
-    address = str(http.base_url).rstrip("/")
     async with redis_server() as (server, client), worker(server.url, address, **settings):
         started = time.perf_counter()
-        sent = await send(client, count, fields)
-        accepted = await all_acknowledged(client, sent[-1], 120) - started
-        await _idle(http)
-        return count / accepted, count / (time.perf_counter() - started)
+        await send(client, MOST_PER_SECOND * seconds, fields)
+        await asyncio.sleep(seconds - (time.perf_counter() - started))
+        (group,) = await client.xinfo_groups(STREAM)
+        done: int = group["entries-read"] - group["pending"]
+        return done / (time.perf_counter() - started)
 
 
-def _wrk(address: str, job: str, seconds: int) -> tuple[int, float]:
-    """How many dispatches wrk got through, and their rate."""
+async def _client(address: str, job: str, seconds: int) -> float:
+    """The worker's client without Redis, ledger or event stream: what Python and HTTP cost by themselves."""
+    options = NomadOptions(address=address, token=os.environ.get("NOMAD_TOKEN", ""), pool_size=CONNECTIONS)
+    place, done, started = Place("", "default"), 0, time.perf_counter()
+    async with NomadClient(options) as client:
+
+        async def dispatch(number: int) -> None:
+            nonlocal done
+            while time.perf_counter() - started < seconds:
+                token = f"1795484592{number:03d}-{done}"
+                await client.dispatch(Order(place, job, token, payload=b"x" * 64, meta={"who": "ada"}))
+                done += 1
+
+        await asyncio.gather(*(dispatch(number) for number in range(CONNECTIONS)))
+    return done / (time.perf_counter() - started)
+
+
+def _wrk(address: str, job: str, seconds: int) -> float:
     payload = base64.b64encode(b"x" * 64).decode()
     body = json.dumps({"Payload": payload, "Meta": {"who": "ada"}}, separators=(",", ":"))
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
@@ -113,10 +123,10 @@ def _wrk(address: str, job: str, seconds: int) -> tuple[int, float]:
             command += ["-H", f"X-Nomad-Token: {token}"]
         told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
     assert "Non-2xx" not in told, told
-    requests, rate = re.search(r"(\d+) requests in", told), re.search(r"Requests/sec: *([\d.]+)", told)
-    if not requests or not rate:
+    rate = re.search(r"Requests/sec: *([\d.]+)", told)
+    if not rate:
         raise ValueError(told)
-    return int(requests[1]), float(rate[1])
+    return float(rate[1])
 
 
 def _loop(program: str, address: str, job: str, count: int) -> float:
