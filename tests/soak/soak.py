@@ -123,9 +123,11 @@ async def _settled(world: Fleet) -> bool:
     await asyncio.sleep(0.2)
     with contextlib.suppress(RedisError):
         groups = await world.redis.xinfo_groups(world.stream)
-        return any(
-            group["name"] == b"workers" and not group["pending"] and group["lag"] == 0 for group in groups
-        )
+        for group in groups:
+            if group["name"] == b"workers" and not group["pending"]:
+                # Not by its `lag`: a promoted replica may not know it.
+                after = b"(" + group["last-delivered-id"]
+                return not await world.redis.xrange(world.stream, after, "+", 1)
     return False
 
 
