@@ -61,7 +61,9 @@ def alert_rules() -> list[tuple[str, str, set[str]]]:
     return found
 
 
-@pytest.mark.parametrize(("name", "expr", "named"), alert_rules(), ids=lambda one: str(one)[:30])
+@pytest.mark.parametrize(
+    ("name", "expr", "named"), [pytest.param(*rule, id=rule[0]) for rule in alert_rules()]
+)
 def test_an_alert_has_every_label_that_its_sentences_name(name: str, expr: str, named: set[str]) -> None:
     by = re.search(r"\bby \(([^)]*)\)", expr)
     if by:
