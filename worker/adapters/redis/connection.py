@@ -138,9 +138,14 @@ def connect(
     if target.kind == "cluster":
         nodes = [redis.asyncio.cluster.ClusterNode(host, port) for host, port in target.nodes]
         # A cluster client has no waiting pool: enough connections per node that none is refused.
-        return redis.asyncio.RedisCluster(
+        cluster = redis.asyncio.RedisCluster(
             startup_nodes=nodes, max_connections=READER_CONNECTIONS, ssl=target.tls, **settings
         )
+        # Not to be chosen in another way: those of the first nodes, and of the nodes they tell of.
+        cluster.connection_kwargs["connection_class"] = _CONNECTION_CLASSES["tls" if target.tls else "tcp"]
+        for node in cluster.nodes_manager.startup_nodes.values():
+            node.connection_class = _CONNECTION_CLASSES["tls" if target.tls else "tcp"]
+        return cluster
     settings |= {"max_connections": timing.connections, "timeout": timing.pool_wait_seconds, "db": target.db}
     if target.kind == "sentinel":
         sentinel = _untyped(Sentinel)(target.nodes, sentinel_kwargs=_sentinel_settings(settings, target))

@@ -5,13 +5,24 @@ Python, and set a timer for each answer; for scripts with sixty arguments that i
 """
 
 import asyncio
-from collections.abc import Sequence
+import errno
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import hiredis
 from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
 from redis.exceptions import DataError
+
+
+@contextmanager
+def _closed_is_reset() -> Iterator[None]:
+    """Name what uvloop raises for a write to a connection that its peer has just closed, as asyncio does."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ConnectionResetError(errno.ECONNRESET, str(error)) from error
 
 
 class _Wire:
@@ -31,6 +42,11 @@ class _Wire:
         except TypeError as error:
             raise DataError(str(error)) from error
 
+    async def _send_packed_command(self, command: Iterable[bytes]) -> None:
+        with _closed_is_reset():
+            self._writer.writelines(command)
+        await self._writer.drain()
+
     async def exchange(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Write commands in one go and read their answers, all within one socket timeout.
 
@@ -43,7 +59,8 @@ class _Wire:
         packed = b"".join([hiredis.pack_command(command) for command in commands])
         try:
             async with asyncio.timeout(self.socket_timeout):
-                self._writer.write(packed)
+                with _closed_is_reset():
+                    self._writer.write(packed)
                 await self._writer.drain()
                 return [await self._parser.read_response() for _ in commands]
         except BaseException:
