@@ -11,20 +11,18 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx
 
 from benchmarks.common import STREAM, Result, redis_server, send, worker
-from tests.contract.conftest import AGENT, free_ports, wait_until_ready
+from tests.contract.conftest import dev_agent
 from worker.adapters.nomad.client import NomadClient
 from worker.adapters.nomad.connection import NomadOptions
 from worker.core.model import Order, Place
@@ -172,28 +170,5 @@ def _agent() -> Iterator[str]:
     if program is None or os.environ.get("NOMAD_ADDR"):
         yield os.environ.get("NOMAD_ADDR", "").rstrip("/")
         return
-    folder = Path(tempfile.mkdtemp(prefix="nomad-"))
-    http, rpc, serf = free_ports(3)
-    (folder / "agent.hcl").write_text(AGENT.format(http=http, rpc=rpc, serf=serf, data=folder / "data"))
-    log = folder / "agent.log"
-    environment = {name: value for name, value in os.environ.items() if name != "AWS_CA_BUNDLE"}
-    with log.open("wb") as output:
-        agent = subprocess.Popen(
-            [program, "agent", "-dev", "-config", str(folder / "agent.hcl")],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment | {"TMPDIR": str(folder)},
-            start_new_session=True,
-        )
-    try:
-        address = f"http://127.0.0.1:{http}"
-        wait_until_ready(address, agent, log)
+    with dev_agent(program) as address:
         yield address
-    finally:
-        agent.send_signal(signal.SIGINT)
-        try:
-            agent.wait(15)
-        except subprocess.TimeoutExpired:
-            agent.kill()
-            agent.wait()
-        shutil.rmtree(folder, ignore_errors=True)

@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -75,15 +76,9 @@ def unmount_below(folder: Path) -> None:
         subprocess.run(["umount", *below], check=False, timeout=STOP_SECONDS)
 
 
-@pytest.fixture(scope="session")
-def real_nomad() -> Iterator[str]:
-    """The address of a real Nomad."""
-    if address := os.environ.get("NOMAD_ADDR"):
-        yield address.rstrip("/")
-        return
-    program = shutil.which("nomad")
-    if not program:
-        pytest.skip("no real Nomad: NOMAD_ADDR is not set and there is no `nomad` on PATH")
+@contextmanager
+def dev_agent(program: str) -> Iterator[str]:
+    """Start an agent in dev mode, and end it. Gives its address."""
     # A short path: a task's API socket lies deep in it, and a socket's path has 107 characters at most.
     folder = Path(tempfile.mkdtemp(prefix="nomad-"))
     http, rpc, serf = free_ports(3)
@@ -113,6 +108,19 @@ def real_nomad() -> Iterator[str]:
             agent.wait(STOP_SECONDS)
         unmount_below(folder)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def real_nomad() -> Iterator[str]:
+    """The address of a real Nomad."""
+    if address := os.environ.get("NOMAD_ADDR"):
+        yield address.rstrip("/")
+        return
+    program = shutil.which("nomad")
+    if not program:
+        pytest.skip("no real Nomad: NOMAD_ADDR is not set and there is no `nomad` on PATH")
+    with dev_agent(program) as address:
+        yield address
 
 
 @pytest.fixture(params=["simulator", pytest.param("nomad", marks=pytest.mark.nomad)])

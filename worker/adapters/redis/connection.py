@@ -142,9 +142,9 @@ def connect(
             startup_nodes=nodes, max_connections=READER_CONNECTIONS, ssl=target.tls, **settings
         )
         # Not to be chosen in another way: those of the first nodes, and of the nodes they tell of.
-        cluster.connection_kwargs["connection_class"] = _CONNECTION_CLASSES["tls" if target.tls else "tcp"]
+        cluster.connection_kwargs["connection_class"] = WireTlsConnection if target.tls else WireConnection
         for node in cluster.nodes_manager.startup_nodes.values():
-            node.connection_class = _CONNECTION_CLASSES["tls" if target.tls else "tcp"]
+            node.connection_class = cluster.connection_kwargs["connection_class"]
         return cluster
     settings |= {"max_connections": timing.connections, "timeout": timing.pool_wait_seconds, "db": target.db}
     if target.kind == "sentinel":
