@@ -127,8 +127,7 @@ async def test_a_closed_gate_lets_one_out_to_try(world: World) -> None:
     assert await world.waiting.fill() == 1
 
 
-async def test_streams_share_by_weight_however_few_slots_come_free(world: World) -> None:
-    turns = Turns({"low": 1, "high": 3})
+def with_room_for_one(world: World, turns: Turns) -> Waiting:
     waiting = Waiting(
         world.queue,
         world.lease,
@@ -141,6 +140,12 @@ async def test_streams_share_by_weight_however_few_slots_come_free(world: World)
         max_in_flight=1,
     )
     waiting.serve(world.pipeline)
+    return waiting
+
+
+async def test_streams_share_by_weight_however_few_slots_come_free(world: World) -> None:
+    turns = Turns({"low": 1, "high": 3})
+    waiting = with_room_for_one(world, turns)
     for number in range(40):
         for stream in turns.weights:
             world.queue.put(MessageKey(stream, f"{number}-1"), detach=b"1")
@@ -154,18 +159,7 @@ async def test_streams_share_by_weight_however_few_slots_come_free(world: World)
 
 async def test_in_strict_order_a_lower_stream_goes_when_it_has_waited_long_enough(world: World) -> None:
     turns = Turns({"low": 1, "high": 3}, strict=True, ageing_seconds=10)
-    waiting = Waiting(
-        world.queue,
-        world.lease,
-        world.gate,
-        world.clock,
-        world.waiting._instruments,
-        lambda: LIMITED,
-        turns,
-        slots=world.slots,
-        max_in_flight=1,
-    )
-    waiting.serve(world.pipeline)
+    waiting = with_room_for_one(world, turns)
     world.queue.put(MessageKey("low", "100000-0"), detach=b"1")
     for at in (100_500, 105_000, 109_999, 110_001, 115_000):
         world.queue.put(MessageKey("high", f"{at}-0"), detach=b"1")
