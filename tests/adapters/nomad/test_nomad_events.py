@@ -1,6 +1,7 @@
 """The event stream: how it begins, how its death is noticed, and that its connection goes with it."""
 
 import asyncio
+import gzip
 import json
 import zlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -205,6 +206,38 @@ async def test_a_stream_refused_with_a_status_is_named_by_it(
     async with client(agent) as nomad:
         with pytest.raises(kind, match=text):
             await anext(everything(nomad))
+
+
+async def test_a_refusal_that_comes_compressed_is_read_all_the_same(agent: Agent) -> None:
+    async def handler(_: web.Request) -> web.StreamResponse:
+        body = gzip.compress(b"Permission denied")
+        return web.Response(status=403, body=body, headers={"Content-Encoding": "gzip"})
+
+    agent.handler = handler
+
+    async with client(agent) as nomad:
+        with pytest.raises(NomadDenied, match="Permission denied"):
+            await anext(everything(nomad))
+
+
+async def test_a_stream_whose_compression_is_broken_is_lost(agent: Agent) -> None:
+    read = asyncio.Event()
+
+    async def script(write: Write) -> None:
+        squeeze = zlib.compressobj(wbits=31)
+        await write(squeeze.compress(b"{}\n") + squeeze.flush(zlib.Z_SYNC_FLUSH))
+        await read.wait()
+        await write(b"\xff" * 100)
+        await for_ever()
+
+    streams(agent, script, {"Content-Encoding": "gzip"})
+
+    async with client(agent) as nomad:
+        feed = everything(nomad)
+        await anext(feed)
+        read.set()
+        with pytest.raises(FeedLost, match="broke"):
+            await anext(feed)
 
 
 async def test_where_nobody_listens_there_is_no_stream() -> None:

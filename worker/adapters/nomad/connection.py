@@ -12,16 +12,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 from urllib.parse import quote, urlsplit
 
 import aiohttp
 import httpx
-from httpx_aiohttp import AiohttpTransport
 
 from worker import __version__
 from worker.adapters.nomad.token import TokenSource
-from worker.adapters.nomad.transport import WholeAnswers
+from worker.adapters.nomad.transport import Pool, Stream
 from worker.core.model import Place
 from worker.core.refusal import bounded
 from worker.errors import NomadTimeout, NomadUnavailable, SettingsInvalid
@@ -99,16 +98,9 @@ class NomadConnection:
         self._tls = tls_context(options) if self._base.startswith("https://") else None
         self._server_name = options.tls_server_name if self._tls and options.tls_server_name else None
         self._headers: dict[tuple[str, bool, str], Mapping[str, str]] = {}
-        connect = options.connect_timeout_seconds
-        self._requests = WholeAnswers(
-            partial(self._session, limit=options.pool_size, reuse=True),
-            connect_seconds=connect,
-            server_name=self._server_name,
-        )
-        # `verify` only spares the transport building a context of its own, which it would not use.
-        self._streams = AiohttpTransport(
-            client=partial(self._session, limit=0, reuse=False), verify=self._tls or False, trust_env=False
-        )
+        pool = partial(Pool, connect_seconds=options.connect_timeout_seconds, server_name=self._server_name)
+        self._requests = pool(partial(self._session, limit=options.pool_size, reuse=True))
+        self._streams = pool(partial(self._session, limit=0, reuse=False))
 
     def __repr__(self) -> str:
         return f"NomadConnection({self.options.address})"
@@ -151,20 +143,13 @@ class NomadConnection:
         headers = self._headers_for("gzip", has_body=content is not None)
         return await self._requests.send(method, url, headers=headers, content=content)
 
-    async def open(self, url: str) -> httpx.Response:
+    async def open(self, url: str) -> Stream:
         """Send a request for a stream with the token; returns with the headers. The caller closes the answer.
 
         Raises:
             TRANSPORT_FAILURES: no answer.
         """
-        connect = self.options.connect_timeout_seconds
-        # The total is kept by the caller; aiohttp counts `pool` up to the established connection.
-        extensions: dict[str, Any] = {"timeout": httpx.Timeout(None, connect=connect, pool=connect).as_dict()}
-        if self._server_name is not None:
-            extensions["sni_hostname"] = self._server_name
-        headers = self._headers_for("identity", has_body=False)
-        request = httpx.Request("GET", url, headers=headers, extensions=extensions)
-        return await self._streams.handle_async_request(request)
+        return await self._streams.open(url, headers=self._headers_for("identity", has_body=False))
 
     def unreachable(self, error: BaseException, asked: str) -> NomadUnavailable:
         """The named error for a failure of the transport.
@@ -177,13 +162,10 @@ class NomadConnection:
             NomadTimeout when no answer came in time; else NomadUnavailable. `maybe_applied` is False only
             when no connection was established, hence nothing sent.
         """
-        # The transport reports a connection that broke after the request was sent as httpx.ConnectTimeout,
-        # so only aiohttp's own error, its cause, can tell whether anything was sent.
-        cause = error.__cause__ if isinstance(error, httpx.HTTPError) and error.__cause__ else error
-        why = bounded(self.token.mask(str(cause)) or type(cause).__name__)
-        if isinstance(cause, _NEVER_SENT):
+        why = bounded(self.token.mask(str(error)) or type(error).__name__)
+        if isinstance(error, _NEVER_SENT):
             return NomadUnavailable(f"{asked}: no connection: {why}", maybe_applied=False)
-        if isinstance(cause, _NO_ANSWER):
+        if isinstance(error, _NO_ANSWER):
             return NomadTimeout(f"{asked}: no answer in time")
         return NomadUnavailable(f"{asked}: connection broke: {why}")
 

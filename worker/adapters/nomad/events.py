@@ -8,15 +8,12 @@ what is watched here.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing
-from typing import cast
-
-import httpx
+from collections.abc import AsyncGenerator, Callable
 
 from worker.adapters.nomad.calls import Calls, OnRequest, Operation
 from worker.adapters.nomad.connection import TRANSPORT_FAILURES, NomadConnection
 from worker.adapters.nomad.lines import LineCutter, Oversize
+from worker.adapters.nomad.transport import Stream
 from worker.core.frames import Frame, decode, oversize
 from worker.core.model import Place
 from worker.core.refusal import bounded
@@ -57,20 +54,18 @@ async def follow(
     """
     options = connection.options
     started = time.monotonic()
-    response = await _open(connection, place, index, options.first_line_seconds, on_request)
+    stream = await _open(connection, place, index, options.first_line_seconds, on_request)
     try:
-        if not response.is_success:
-            raise await _refusal(response, connection, calls)
+        if not stream.is_success:
+            raise await _refusal(stream, connection, calls)
         lines = LineCutter(options.line_limit_bytes)
         accepted, deadline = False, started + options.first_line_seconds
-        # httpx calls it an iterator; it is a generator, and is closed here and not some time later.
-        async with aclosing(cast("AsyncGenerator[bytes, None]", response.aiter_bytes())) as chunks:
-            while True:
-                for line in lines.feed(await _next(chunks, connection, deadline, accepted=accepted)):
-                    yield _frame(line, wanted)
-                    accepted, deadline = True, time.monotonic() + options.silence_seconds
+        while True:
+            for line in lines.feed(await _next(stream, connection, deadline, accepted=accepted)):
+                yield _frame(line, wanted)
+                accepted, deadline = True, time.monotonic() + options.silence_seconds
     finally:
-        await response.aclose()
+        stream.close()
 
 
 def _frame(line: bytes | Oversize, wanted: Callable[[str], bool]) -> Frame:
@@ -79,40 +74,38 @@ def _frame(line: bytes | Oversize, wanted: Callable[[str], bool]) -> Frame:
 
 async def _open(
     connection: NomadConnection, place: Place, index: int, timeout_seconds: float, on_request: OnRequest
-) -> httpx.Response:
+) -> Stream:
     """The answer up to its headers."""
     query = (*_TOPICS, ("index", str(index or NEWEST_INDEX)))
     url = connection.url("/v1/event/stream", query, place)
     code, started = "error", time.perf_counter()
     try:
         async with asyncio.timeout(timeout_seconds):
-            response = await connection.open(url)
-        code = str(response.status_code)
+            stream = await connection.open(url)
+        code = str(stream.status)
     except TRANSPORT_FAILURES as error:
         raise connection.unreachable(error, Operation.EVENTS) from error
     finally:
         on_request(Operation.EVENTS, code, time.perf_counter() - started)
-    return response
+    return stream
 
 
-async def _refusal(response: httpx.Response, connection: NomadConnection, calls: Calls) -> WorkerError:
+async def _refusal(stream: Stream, connection: NomadConnection, calls: Calls) -> WorkerError:
     try:
         async with asyncio.timeout(connection.options.first_line_seconds):
-            await response.aread()
+            response = await stream.whole()
     except TRANSPORT_FAILURES as error:
         return connection.unreachable(error, Operation.EVENTS)
     return calls.refused(response)
 
 
-async def _next(
-    chunks: AsyncIterator[bytes], connection: NomadConnection, deadline: float, *, accepted: bool
-) -> bytes:
+async def _next(stream: Stream, connection: NomadConnection, deadline: float, *, accepted: bool) -> bytes:
     """The next bytes, or the name for there being none."""
     kind: type[FeedLost | FeedRefused] = FeedLost if accepted else FeedRefused
     try:
         async with asyncio.timeout(deadline - time.monotonic()):
-            return await anext(chunks)
-    except StopAsyncIteration:
+            if chunk := await stream.read():
+                return chunk
         message = "the event stream ended" if accepted else "the event stream ended before its first line"
     except TimeoutError:
         message = "the event stream fell silent" if accepted else "the event stream has no first line"
