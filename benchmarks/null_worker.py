@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
 from worker.adapters.nomad.client import NomadClient
@@ -30,8 +30,8 @@ class NullNomad(NomadClient):
 
     async def events(
         self, _place: Place, _index: int, _wanted: Callable[[str], bool]
-    ) -> AsyncGenerator[Frame, None]:
-        yield HEARTBEAT
+    ) -> AsyncGenerator[Sequence[Frame], None]:
+        yield [HEARTBEAT]
         await asyncio.Event().wait()
 
     async def live_children(self, _place: Place, _parent: str) -> Mapping[str, int]:

@@ -329,7 +329,9 @@ class Nomad(Protocol):
         """
         ...
 
-    def events(self, place: Place, index: int, wanted: Callable[[str], bool]) -> AsyncGenerator[Frame, None]:
+    def events(
+        self, place: Place, index: int, wanted: Callable[[str], bool]
+    ) -> AsyncGenerator[Sequence[Frame], None]:
         """Follow Job, Evaluation and Allocation events of one place, heartbeats included.
 
         Args:
@@ -338,7 +340,8 @@ class Nomad(Protocol):
             wanted: asked with a dispatched job's ID; events of the others are dropped.
 
         Yields:
-            First a heartbeat, which means that the stream was accepted. Close the generator (`aclosing`).
+            The frames that came at once, in order, never none; the very first one is a heartbeat, which means
+            that the stream was accepted. Close the generator (`aclosing`).
 
         Raises:
             FeedRefused: no first line in time, which is how Nomad refuses a stream.

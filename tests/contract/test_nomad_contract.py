@@ -8,6 +8,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.contract.nomad_cluster import HERE, SLEEP, WAIT_SECONDS, Cluster
+from tests.frames import one_by_one
 from worker.adapters.nomad import client as client_module
 from worker.core.frames import Frame
 from worker.core.model import Order, Place
@@ -336,7 +337,10 @@ async def test_a_stopped_child_stays_readable_and_a_purged_one_is_gone(cluster: 
 async def until_dead(nomad: Nomad, index: int, child: str) -> list[Frame]:
     """The frames of a stream up to the one that tells the child's death."""
     frames: list[Frame] = []
-    async with asyncio.timeout(WAIT_SECONDS), aclosing(nomad.events(HERE, index, child.__eq__)) as feed:
+    async with (
+        asyncio.timeout(WAIT_SECONDS),
+        aclosing(one_by_one(nomad.events(HERE, index, child.__eq__))) as feed,
+    ):
         async for frame in feed:
             frames.append(frame)
             if any(job.status == "dead" for job in frame.jobs):
@@ -355,7 +359,7 @@ async def test_the_life_of_one_child_is_told_in_order(cluster: Cluster) -> None:
     async with (
         cluster.client() as nomad,
         asyncio.timeout(WAIT_SECONDS),
-        aclosing(nomad.events(HERE, 0, of_this_parent)) as feed,
+        aclosing(one_by_one(nomad.events(HERE, 0, of_this_parent))) as feed,
     ):
         assert (await anext(feed)).heartbeat
         child = (await nomad.dispatch(Order(HERE, parent, "1-0"))).job_id
@@ -391,7 +395,7 @@ async def test_a_purge_is_told(cluster: Cluster) -> None:
     async with cluster.client() as nomad, asyncio.timeout(WAIT_SECONDS):
         child = (await nomad.dispatch(Order(HERE, parent, "1-0"))).job_id
         await cluster.ended(nomad, child)
-        async with aclosing(nomad.events(HERE, 0, child.__eq__)) as feed:
+        async with aclosing(one_by_one(nomad.events(HERE, 0, child.__eq__))) as feed:
             await anext(feed)
             await nomad.purge(HERE, child)
             async for frame in feed:
@@ -423,7 +427,7 @@ async def test_events_of_other_jobs_are_not_shown(cluster: Cluster) -> None:
     async with (
         cluster.client() as nomad,
         asyncio.timeout(WAIT_SECONDS),
-        aclosing(nomad.events(HERE, 0, lambda _: False)) as feed,
+        aclosing(one_by_one(nomad.events(HERE, 0, lambda _: False))) as feed,
     ):
         await anext(feed)
         child = (await nomad.dispatch(Order(HERE, parent, "1-0"))).job_id
@@ -439,7 +443,7 @@ async def test_heartbeats_come_while_nothing_happens(cluster: Cluster) -> None:
     async with (
         cluster.client() as nomad,
         asyncio.timeout(cluster.heartbeat_seconds * 2 + WAIT_SECONDS),
-        aclosing(nomad.events(HERE, 0, lambda _: False)) as feed,
+        aclosing(one_by_one(nomad.events(HERE, 0, lambda _: False))) as feed,
     ):
         beats = 0
         async for frame in feed:

@@ -1,7 +1,7 @@
 """The event feed: it resumes where it was, and sweeps whenever it may have missed something."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
 import pytest
 
@@ -23,7 +23,7 @@ CHILD = "render/dispatch-1-a"
 class StreamingNomad(FakeNomad):
     """Each connection gives its frames and then fails, or holds."""
 
-    def __init__(self, *connections: list[Frame | WorkerError]) -> None:
+    def __init__(self, *connections: list[Frame | list[Frame] | WorkerError]) -> None:
         super().__init__()
         self._connections = list(connections)
         self.asked_from: list[int] = []
@@ -36,13 +36,13 @@ class StreamingNomad(FakeNomad):
             raise self.list_errors.pop()
         return {CHILD: 1}
 
-    async def _frames(self, index: int) -> AsyncGenerator[Frame, None]:
+    async def _frames(self, index: int) -> AsyncGenerator[Sequence[Frame], None]:
         self.asked_from.append(index)
         for item in self._connections.pop(0) if self._connections else []:
             if isinstance(item, WorkerError):
                 raise item
             await settle()  # a sweep that was asked for is done before the next line comes
-            yield item
+            yield item if isinstance(item, list) else [item]
         await asyncio.get_running_loop().create_future()
 
     def events(
@@ -50,7 +50,7 @@ class StreamingNomad(FakeNomad):
         place: Place,  # noqa: ARG002
         index: int,
         wanted: Callable[[str], bool],  # noqa: ARG002
-    ) -> AsyncGenerator[Frame, None]:
+    ) -> AsyncGenerator[Sequence[Frame], None]:
         return self._frames(index)
 
 
@@ -84,6 +84,18 @@ async def test_a_lost_stream_is_resumed_from_the_last_index_and_swept_after() ->
     assert nomad.asked_from == [0, 9]
     assert nomad.lists == 2
     assert world.feed.connected is False
+    assert world.child.snapshot.job is not None
+    assert world.child.snapshot.job.modify_index == 9
+
+
+async def test_frames_that_come_at_once_are_taken_in_their_order() -> None:
+    nomad = StreamingNomad([[HEARTBEAT, frame(7), HEARTBEAT, frame(9)], FeedLost("EOF")], [HEARTBEAT])
+    world = World(nomad)
+
+    await world.run()
+
+    assert nomad.asked_from == [0, 9]
+    assert nomad.lists == 2
     assert world.child.snapshot.job is not None
     assert world.child.snapshot.job.modify_index == 9
 

@@ -122,7 +122,9 @@ class FakeNomad:
     ) -> bytes:
         return self.words[stream][-tail_bytes:]
 
-    def events(self, place: Place, index: int, wanted: Callable[[str], bool]) -> AsyncGenerator[Frame, None]:
+    def events(
+        self, place: Place, index: int, wanted: Callable[[str], bool]
+    ) -> AsyncGenerator[Sequence[Frame], None]:
         raise NotImplementedError
 
 

@@ -57,7 +57,7 @@ def everything(metrics: Metrics, job: str, code: str) -> None:
     metrics.duplicate_stopped()
     metrics.feed_opened(PLACE)
     metrics.feed_lost(PLACE, code)
-    metrics.feed_read(PLACE, heartbeat=True)
+    metrics.feed_read(PLACE, 3, 1)
     metrics.swept(1)
     for operation in Operation:
         metrics.nomad_answered(operation, "500", 0.1)
@@ -217,6 +217,16 @@ def test_what_redis_and_nomad_answered_is_counted() -> None:
     assert value(metrics, "redis_errors_total", operation="read", kind=RedisFull.code) == 1
     assert value(metrics, "nomad_requests_total", operation="dispatch", code="200") == 1
     assert value(metrics, "nomad_request_duration_seconds_count", operation="dispatch") == 1
+
+
+def test_lines_of_event_streams_are_counted_by_kind() -> None:
+    metrics = made()
+
+    metrics.feed_read(PLACE, 3, 1)
+    metrics.feed_read(PLACE, 1, 1)
+
+    assert value(metrics, "event_frames_total", kind="events") == 2
+    assert value(metrics, "event_frames_total", kind="heartbeat") == 2
 
 
 def test_a_connection_that_comes_back_is_counted_once_per_loss() -> None:

@@ -12,6 +12,7 @@ from contextlib import aclosing
 import structlog
 
 from worker.core.backoff import Backoff
+from worker.core.frames import Frame
 from worker.core.model import Place
 from worker.errors import FeedLost, FeedRefused, NomadDenied, NomadUnavailable
 from worker.flow.children import Child, Children
@@ -114,26 +115,29 @@ class Feed:
 
     async def _connection(self) -> None:
         wanted = self._children.wanted(self._place)
-        async with aclosing(self._nomad.events(self._place, self._index, wanted)) as frames:
-            async for frame in frames:
+        async with aclosing(self._nomad.events(self._place, self._index, wanted)) as arrivals:
+            async for frames in arrivals:
                 if not self.connected:
                     self.connected = True
                     self._failures = 0
                     self._sweep_wanted.set()
                     self._instruments.feed_opened(self._place)
                     log.info("feed.connected", namespace=self._place.namespace, index=self._index)
-                self._instruments.feed_read(self._place, heartbeat=frame.heartbeat)
-                if frame.heartbeat:
-                    continue
-                if frame.index < self._index or frame.incomplete:
-                    # The servers lost their state or were restored, or a line was skipped: trust the list.
-                    log.warning("feed.gap", index=frame.index, last_index=self._index)
-                    self._sweep_wanted.set()
-                if 0 < frame.index < self._index:
-                    self._unlearn(frame.index)
-                if frame.index:
-                    self._index = frame.index
-                self._children.apply(self._place, frame)
+                telling = [frame for frame in frames if not frame.heartbeat]
+                self._instruments.feed_read(self._place, len(frames), len(frames) - len(telling))
+                for frame in telling:
+                    self._apply(frame)
+
+    def _apply(self, frame: Frame) -> None:
+        if frame.index < self._index or frame.incomplete:
+            # The servers lost their state or were restored, or a line was skipped: trust the list.
+            log.warning("feed.gap", index=frame.index, last_index=self._index)
+            self._sweep_wanted.set()
+        if 0 < frame.index < self._index:
+            self._unlearn(frame.index)
+        if frame.index:
+            self._index = frame.index
+        self._children.apply(self._place, frame)
 
     def _unlearn(self, index: int) -> None:
         now = self._clock.monotonic()

@@ -63,8 +63,8 @@ class Instruments(Protocol):
         """An event stream was refused, ended, broke, or fell silent."""
         ...
 
-    def feed_read(self, place: Place, *, heartbeat: bool) -> None:
-        """A line of an event stream was read."""
+    def feed_read(self, place: Place, frames: int, heartbeats: int) -> None:
+        """So many lines of an event stream were read, so many of them heartbeats."""
         ...
 
     def swept(self, corrections: int) -> None:
@@ -114,7 +114,7 @@ class NoInstruments:
     def feed_lost(self, place: Place, code: str) -> None:
         """Do nothing."""
 
-    def feed_read(self, place: Place, *, heartbeat: bool) -> None:
+    def feed_read(self, place: Place, frames: int, heartbeats: int) -> None:
         """Do nothing."""
 
     def swept(self, corrections: int) -> None:

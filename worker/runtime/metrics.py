@@ -242,7 +242,7 @@ class Metrics:
         self.families.feed_losses.labels(self._code(code)).inc()
         self._lost_feeds.add(place)
 
-    def feed_read(self, place: Place, *, heartbeat: bool) -> None:
+    def feed_read(self, place: Place, frames: int, heartbeats: int) -> None:
         """See `Instruments.feed_read`."""
         feed_time = self._feed_times.get(place)
         if feed_time is None:
@@ -250,7 +250,10 @@ class Metrics:
                 place.region, place.namespace
             )
         feed_time.set(time.time())
-        self.families.frames.labels("heartbeat" if heartbeat else "events").inc()
+        if heartbeats:
+            self.families.frames.labels("heartbeat").inc(heartbeats)
+        if frames > heartbeats:
+            self.families.frames.labels("events").inc(frames - heartbeats)
 
     def swept(self, corrections: int) -> None:
         """See `Instruments.swept`."""

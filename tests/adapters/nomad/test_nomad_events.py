@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 
 from tests.adapters.nomad.agent import Agent
+from tests.frames import one_by_one
 from worker.adapters.nomad.client import NomadClient
 from worker.adapters.nomad.connection import NomadOptions
 from worker.adapters.nomad.events import NEWEST_INDEX
@@ -55,7 +56,7 @@ def client(agent: Agent, **options: object) -> NomadClient:
 
 
 def everything(nomad: NomadClient, index: int = 0) -> AsyncGenerator[Frame, None]:
-    return nomad.events(HERE, index, lambda _: True)
+    return one_by_one(nomad.events(HERE, index, lambda _: True))
 
 
 async def test_frames_and_heartbeats_come_in_order_and_the_wanted_events_only(agent: Agent) -> None:
@@ -68,7 +69,7 @@ async def test_frames_and_heartbeats_come_in_order_and_the_wanted_events_only(ag
 
     async with (
         client(agent, token="t") as nomad,
-        aclosing(nomad.events(Place("eu", "team"), 7, CHILD.__eq__)) as feed,
+        aclosing(one_by_one(nomad.events(Place("eu", "team"), 7, CHILD.__eq__))) as feed,
     ):
         frames = [await anext(feed) for _ in range(4)]
 
@@ -365,3 +366,16 @@ async def test_a_slow_reader_is_not_taken_for_a_silent_server(agent: Agent) -> N
         more.set()
 
         assert (await anext(feed)).index == 2
+        with pytest.raises(FeedLost, match="silent"):
+            await anext(feed)
+
+
+async def test_lines_that_come_at_once_are_told_at_once(agent: Agent) -> None:
+    async def script(write: Write) -> None:
+        await write(b"{}\n" + job_line(2) + job_line(3)[:10])
+        await for_ever()
+
+    streams(agent, script)
+
+    async with client(agent) as nomad, aclosing(nomad.events(HERE, 0, bool)) as feed:
+        assert [frame.index for frame in await anext(feed)] == [0, 2]

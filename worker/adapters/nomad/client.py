@@ -3,7 +3,7 @@
 Knows nothing of TLS, tokens or transports (`connection`), and decides nothing about what an answer means.
 """
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Literal, Self
 
@@ -189,7 +189,9 @@ class NomadClient:
         """
         await self._delete(Operation.PURGE, place, job_id, [("purge", "true")])
 
-    def events(self, place: Place, index: int, wanted: Callable[[str], bool]) -> AsyncGenerator[Frame, None]:
+    def events(
+        self, place: Place, index: int, wanted: Callable[[str], bool]
+    ) -> AsyncGenerator[Sequence[Frame], None]:
         """Follow Job, Evaluation and Allocation events. The contract is `worker.ports.Nomad.events`.
 
         Close the generator (`contextlib.aclosing`): the connection lives as long as it does.

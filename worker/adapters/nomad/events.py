@@ -8,7 +8,7 @@ what is watched here.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from worker.adapters.nomad.calls import Calls, OnRequest, Operation
 from worker.adapters.nomad.connection import TRANSPORT_FAILURES, NomadConnection
@@ -33,8 +33,8 @@ async def follow(
     wanted: Callable[[str], bool],
     *,
     on_request: OnRequest,
-) -> AsyncGenerator[Frame, None]:
-    """The frames of one event stream, heartbeats included; the first one tells that it was accepted.
+) -> AsyncGenerator[Sequence[Frame], None]:
+    """The frames of one event stream, those that come at once together; the first tells that it was accepted.
 
     Args:
         connection: opens a connection of its own for the stream.
@@ -46,26 +46,81 @@ async def follow(
 
     Raises:
         FeedRefused: no first line in time.
-        FeedLost: it ended, broke, or was silent for too long. The time the reader takes between two frames
-            does not count as silence; but a server closes on a reader that is stuck for 40 s.
+        FeedLost: it ended, broke, or was silent for too long. The time the reader takes before it asks for
+            more does not count as silence; but a server closes on a reader that is stuck for 40 s.
         NomadUnavailable, NomadDenied: no stream came about.
 
     Source: Nomad HTTP API, GET /v1/event/stream.
     """
     options = connection.options
-    started = time.monotonic()
+    opened_by = asyncio.get_running_loop().time() + options.first_line_seconds
     stream = await _open(connection, place, index, options.first_line_seconds, on_request)
+    patience = None
     try:
         if not stream.is_success:
             raise await _refusal(stream, connection, calls)
-        lines = LineCutter(options.line_limit_bytes)
-        accepted, deadline = False, started + options.first_line_seconds
+        patience = _Patience(stream, opened_by, options.silence_seconds)
+        cutter = LineCutter(options.line_limit_bytes)
         while True:
-            for line in lines.feed(await _next(stream, connection, deadline, accepted=accepted)):
-                yield _frame(line, wanted)
-                accepted, deadline = True, time.monotonic() + options.silence_seconds
+            lines = cutter.feed(await _next(stream, connection, patience))
+            if lines:
+                patience.pause()
+                yield [_frame(line, wanted) for line in lines]
+                patience.renew()
     finally:
+        if patience is not None:
+            patience.end()
         stream.close()
+
+
+class _Patience:
+    """Closes a stream that owes a line for too long.
+
+    Its one timer is set anew when it has run out, not with every line, of which there are thousands a second.
+
+    Args:
+        stream: what is closed.
+        deadline: of the first line, on the loop's clock.
+        seconds: for each line after that, from when it is asked for.
+    """
+
+    def __init__(self, stream: Stream, deadline: float, seconds: float) -> None:
+        self._stream = stream
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self._deadline: float | None = deadline
+        self._timer = self._loop.call_at(deadline, self._look)
+        self.accepted = False
+        """Whether there was a first line."""
+        self.over = False
+        """Whether the stream was closed for its silence."""
+
+    def pause(self) -> None:
+        """Lines have come, and no more are asked for yet."""
+        self._deadline = None
+
+    def renew(self) -> None:
+        """More lines are asked for."""
+        self._deadline = self._loop.time() + self._seconds
+        if not self.accepted:
+            self.accepted = True
+            # The first line's time may be longer than all others'.
+            self._timer.cancel()
+            self._timer = self._loop.call_at(self._deadline, self._look)
+
+    def end(self) -> None:
+        """The stream is over."""
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        # While no more lines are asked for: no deadline that is set later is earlier than that.
+        deadline = now + self._seconds if self._deadline is None else self._deadline
+        if deadline > now:
+            self._timer = self._loop.call_at(deadline, self._look)
+        else:
+            self.over = True
+            self._stream.close()
 
 
 def _frame(line: bytes | Oversize, wanted: Callable[[str], bool]) -> Frame:
@@ -99,16 +154,16 @@ async def _refusal(stream: Stream, connection: NomadConnection, calls: Calls) ->
     return calls.refused(response)
 
 
-async def _next(stream: Stream, connection: NomadConnection, deadline: float, *, accepted: bool) -> bytes:
+async def _next(stream: Stream, connection: NomadConnection, patience: _Patience) -> bytes:
     """The next bytes, or the name for there being none."""
-    kind: type[FeedLost | FeedRefused] = FeedLost if accepted else FeedRefused
+    accepted = patience.accepted
     try:
-        async with asyncio.timeout(deadline - time.monotonic()):
-            if chunk := await stream.read():
-                return chunk
+        if chunk := await stream.read():
+            return chunk
         message = "the event stream ended" if accepted else "the event stream ended before its first line"
-    except TimeoutError:
-        message = "the event stream fell silent" if accepted else "the event stream has no first line"
     except TRANSPORT_FAILURES as error:
-        message = f"the event stream broke: {bounded(connection.token.mask(str(error)))}"
-    raise kind(message)
+        if patience.over:
+            message = "the event stream fell silent" if accepted else "the event stream has no first line"
+        else:
+            message = f"the event stream broke: {bounded(connection.token.mask(str(error)))}"
+    raise (FeedLost if accepted else FeedRefused)(message)

@@ -3,7 +3,6 @@
 Knows nothing of what a line says.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 KEPT_BYTES = 64
@@ -33,17 +32,20 @@ class LineCutter:
         self._tail = b""
         self._dropping = False
 
-    def feed(self, chunk: bytes) -> Iterator[bytes | Oversize]:
+    def feed(self, chunk: bytes) -> list[bytes | Oversize]:
         """The lines that this chunk ends, without their ends and without empty ones."""
-        start = 0
-        while (end := chunk.find(b"\n", start)) >= 0:
-            self._add(chunk[start:end])
-            line = self._take()
-            start = end + 1
+        *ended, rest = chunk.split(b"\n")
+        lines: list[bytes | Oversize] = []
+        for part in ended:
+            line: bytes | Oversize = part
+            if self._size or len(part) > self._limit_bytes:
+                self._add(part)
+                line = self._take()
             if line:
-                yield line
-        if start < len(chunk):
-            self._add(chunk[start:] if start else chunk)
+                lines.append(line)
+        if rest:
+            self._add(rest)
+        return lines
 
     def _add(self, part: bytes) -> None:
         self._size += len(part)
