@@ -33,7 +33,7 @@ GROUP = "workers"
 START_SECONDS = 30.0
 STOP_SECONDS = 30.0
 SENT_AT_ONCE = 1_000
-VERSIONS = ("redis", "hiredis", "httpx", "httpx-aiohttp", "aiohttp", "msgspec", "structlog", "uvloop")
+VERSIONS = ("redis", "hiredis", "httpx", "aiohttp", "msgspec", "structlog", "uvloop")
 
 
 # Processes ----------------------------------------------------------------------------------------

@@ -25,7 +25,6 @@ NAMES = {
 READ = {
     "async-timeout": "Apache-2.0",
     "colorama": "BSD-3-Clause",
-    "httpx-aiohttp": "BSD-3-Clause",
 }
 """Read by hand: for other systems or Pythons, or with the licence's text in place of its name."""
 
