@@ -26,6 +26,12 @@ def format_rfc3339(unix_ms: int) -> str:
     return f"{_to_the_second(seconds)}.{milliseconds:03d}Z"
 
 
+def format_rfc3339_us(unix_us: int) -> str:
+    """RFC 3339 in UTC with microseconds, e.g. `2026-11-24T01:48:02.123456Z`."""
+    seconds, microseconds = divmod(unix_us, 1_000_000)
+    return f"{_to_the_second(seconds)}.{microseconds:06d}Z"
+
+
 @lru_cache(maxsize=256)
 def _to_the_second(unix_seconds: int) -> str:
     """Kept, for most times that are written lie in the last few seconds."""

@@ -308,13 +308,14 @@ class Pipeline:
 
     async def _prepare(self, message: Message, record: Record) -> Fact:
         """Wait for the dispatch, unless the message is cancelled meanwhile."""
-        preparing = asyncio.ensure_future(self._dispatch.prepare(message, record))
-        message.interrupt = preparing.cancel
+        task = self._tasks[message.key]
+        message.interrupt = task.cancel
         try:
-            return await preparing
+            return await self._dispatch.prepare(message, record)
         except asyncio.CancelledError:
             # An order came, or this worker is leaving: then the order is for the next one to carry out.
-            if self.draining or not message.cancelled:
+            # Or both: whoever else wants the task to end is not to be kept waiting.
+            if self.draining or not message.cancelled or task.uncancel():
                 raise
             return Ended(CANCELLED)
         finally:

@@ -92,6 +92,7 @@ class App:
             level=self._settings.log_level,
             worker=self._settings.name,
             redactor=redactor,
+            lasting=bool(self._signals),
         )
         for number in self._signals:
             asyncio.get_running_loop().add_signal_handler(number, self.stop)

@@ -119,7 +119,7 @@ class Redis:
         options = redis_options(settings, learn)
         ops, beat = connect(options, Purpose.OPS), connect(options, Purpose.BEAT)
         reader = connect(options, Purpose.READER, block_seconds=settings.block_seconds)
-        runner = ScriptRunner(ops, Durability(settings.durability))
+        runner = ScriptRunner(ops, Durability(settings.durability), keep_connection=True)
         return cls(reader, ops, beat, runner, ScriptRunner(beat))
 
     async def close(self) -> None:

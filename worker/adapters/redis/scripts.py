@@ -15,8 +15,9 @@ from typing import Any
 from redis.asyncio import RedisCluster
 from redis.exceptions import MovedError, NoScriptError, RedisError, ResponseError
 
-from worker.adapters.redis.connection import FAILURES, translate
+from worker.adapters.redis.connection import translate
 from worker.adapters.redis.durability import Durability
+from worker.adapters.redis.held import HeldConnection
 from worker.errors import RedisDenied, RedisUnavailable, Then, WorkerError
 
 MAX_BATCH = 200
@@ -93,10 +94,15 @@ class ScriptRunner:
     Args:
         redis: a client for operations.
         durability: what `run_confirmed` asks for.
+        keep_connection: hold one connection of the client's for good.
     """
 
-    def __init__(self, redis: Any, durability: Durability = Durability.NONE) -> None:
+    def __init__(
+        self, redis: Any, durability: Durability = Durability.NONE, *, keep_connection: bool = False
+    ) -> None:
         self._redis = redis
+        # A cluster's client has no pool of its own, but one for each node.
+        self._held = HeldConnection(getattr(redis, "connection_pool", None), keep=keep_connection)
         self._durability = durability
         self._waiting: list[_Call] = []
         self._sender: asyncio.Task[None] | None = None
@@ -137,6 +143,7 @@ class ScriptRunner:
         self._closed = True
         if self._sender is not None:
             await self._sender
+        await self._held.close()
 
     async def _send(self) -> None:
         while self._waiting:
@@ -177,7 +184,7 @@ class ScriptRunner:
             return await asyncio.gather(
                 *(self._redis.execute_command(*command) for command in commands), return_exceptions=True
             )
-        return await self._pipeline(commands)
+        return await self._held.exchange(commands)
 
     async def _execute_confirmed(
         self, key: str, commands: Sequence[tuple[Any, ...]]
@@ -187,27 +194,8 @@ class ScriptRunner:
         if isinstance(self._redis, RedisCluster):
             answers = await self._on_one_connection(self._redis, key, whole)
         else:
-            answers = await self._pipeline(whole)
+            answers = await self._held.exchange(whole)
         return answers[:-1], Durability.confirms(answers[-1])
-
-    async def _pipeline(self, commands: Sequence[tuple[Any, ...]]) -> Sequence[Any]:
-        pool = self._redis.connection_pool
-        connection = await pool.get_connection()
-        try:
-            left = connection.retry.get_retries()
-            while True:
-                try:
-                    if not connection.is_connected:
-                        await connection.connect()
-                    answers: Sequence[Any] = await connection.exchange(commands)
-                except FAILURES:
-                    if not left:
-                        raise
-                    left -= 1
-                else:
-                    return answers
-        finally:
-            await pool.release(connection)
 
     async def _on_one_connection(
         self, cluster: RedisCluster, key: str, commands: Sequence[tuple[Any, ...]]

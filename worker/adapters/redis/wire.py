@@ -57,15 +57,28 @@ class _Wire:
             RedisError, OSError: no answers; the connection is closed, and may be connected again.
         """
         packed = b"".join([hiredis.pack_command(command) for command in commands])
+        expired = False
+
+        def expire() -> None:
+            nonlocal expired
+            expired = True
+            self._writer.transport.abort()
+
+        # A timer of its own costs a fraction of `asyncio.timeout`, and every message has six exchanges.
+        alarm = asyncio.get_running_loop().call_later(self.socket_timeout, expire)
         try:
-            async with asyncio.timeout(self.socket_timeout):
-                with _closed_is_reset():
-                    self._writer.write(packed)
-                await self._writer.drain()
-                return [await self._parser.read_response() for _ in commands]
-        except BaseException:
+            with _closed_is_reset():
+                self._writer.write(packed)
+            await self._writer.drain()
+            return [await self._parser.read_response() for _ in commands]
+        except BaseException as error:
             await self.disconnect(nowait=True)
+            if expired and isinstance(error, Exception):
+                message = f"no answer from Redis within {self.socket_timeout:g} s"
+                raise TimeoutError(message) from None
             raise
+        finally:
+            alarm.cancel()
 
 
 class WireConnection(_Wire, Connection):
