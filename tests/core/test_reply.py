@@ -19,7 +19,7 @@ RECORD = Record(
 
 def entry(record: Record, kind: str, **more: object) -> dict[bytes, bytes]:
     parts = reply_fields(record, kind, at_ms=1_764_000_000_123, worker="w1", **more)  # type: ignore[arg-type]
-    flat = [part.encode() if isinstance(part, str) else part for part in parts]
+    flat = [part.encode() for part in parts]
     return dict(zip(flat[::2], flat[1::2], strict=True)) | {b"seq": b"4"}
 
 

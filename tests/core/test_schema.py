@@ -84,7 +84,7 @@ def test_every_reply_the_worker_writes_fits_the_schema(verdict: Verdict) -> None
     )
 
     parts = reply_fields(record, "result", at_ms=1, worker="w-1", ui_url="https://nomad.example/ui")
-    flat = [part.encode() if isinstance(part, str) else part for part in parts]
+    flat = [part.encode() for part in parts]
     entry = msgspec.convert(as_text(dict(zip(flat[::2], flat[1::2], strict=True))) | {"seq": "3"}, ReplyEntry)
 
     assert (entry.verdict, entry.final, entry.exit_code) == (verdict, "1", "137")

@@ -107,6 +107,8 @@ Fact = (
     | ReplyPublished
 )
 
+_NOT_INTENDED = frozenset({Phase.RECEIVED, Phase.WAITING})
+_MAY_END = frozenset({Phase.RECEIVED, Phase.DISPATCHING, Phase.RUNNING})
 OPEN = frozenset({Phase.RECEIVED, Phase.WAITING, Phase.DISPATCHING, Phase.RUNNING})
 
 
@@ -118,18 +120,19 @@ def advance(record: Record, fact: Fact) -> Record:  # noqa: C901 - one case per 
     Raises:
         IllegalTransition: the fact cannot be true in this phase. The ledger keeps the old record.
     """
-    match record.phase, fact:
-        case ((Phase.RECEIVED | Phase.WAITING), Parked()):
+    phase = record.phase
+    match fact:
+        case Parked() if phase in _NOT_INTENDED:
             return replace(record, phase=Phase.WAITING, picked_at_ms=0)
-        case Phase.RECEIVED, Intended(at_ms):
+        case Intended(at_ms) if phase is Phase.RECEIVED:
             attempt = record.attempt + 1
             return replace(record, phase=Phase.DISPATCHING, attempt=attempt, intended_at_ms=at_ms)
-        case Phase.DISPATCHING, Intended():
+        case Intended() if phase is Phase.DISPATCHING:
             return record
-        case Phase.DISPATCHING, DispatchPutOff():
+        case DispatchPutOff() if phase is Phase.DISPATCHING:
             # The attempt is given back: Nomad never saw it.
             return replace(record, phase=Phase.RECEIVED, attempt=record.attempt - 1, intended_at_ms=0)
-        case Phase.DISPATCHING, JobAccepted(job_id, eval_id, at_ms):
+        case JobAccepted(job_id, eval_id, at_ms) if phase is Phase.DISPATCHING:
             return replace(
                 record,
                 phase=Phase.RUNNING,
@@ -138,29 +141,29 @@ def advance(record: Record, fact: Fact) -> Record:  # noqa: C901 - one case per 
                 dispatched_at_ms=at_ms,
                 seq=record.seq + 1,
             )
-        case Phase.RUNNING, JobAccepted(job_id) if job_id == record.job_id:
+        case JobAccepted(job_id) if phase is Phase.RUNNING and job_id == record.job_id:
             return record
-        case Phase.RUNNING, Progressed(step, at_ms):
+        case Progressed(step, at_ms) if phase is Phase.RUNNING:
             placed_at_ms = record.placed_at_ms
             if not placed_at_ms and step is not Progress.BLOCKED:
                 placed_at_ms = at_ms
             return replace(record, shown=step.value, seq=record.seq + 1, placed_at_ms=placed_at_ms)
-        case Phase.RUNNING, StopOrdered(verdict):
+        case StopOrdered(verdict) if phase is Phase.RUNNING:
             return replace(record, stopping=record.stopping or verdict.value)
-        case Phase.RUNNING, Repeated(run, at_ms) if run.attempt == record.attempt:
+        case Repeated(run, at_ms) if phase is Phase.RUNNING and run.attempt == record.attempt:
             return _between_runs(record, run, at_ms)
-        case Phase.RECEIVED, Repeated(run) if record.runs and run == record.runs[-1]:
+        case Repeated(run) if phase is Phase.RECEIVED and record.runs and run == record.runs[-1]:
             return record
-        case ((Phase.RECEIVED | Phase.DISPATCHING | Phase.RUNNING), Ended(outcome)):
+        case Ended(outcome) if phase in _MAY_END:
             return _finished(record, outcome)
-        case Phase.FINISHED, Ended(outcome) if outcome == record.outcome:
+        case Ended(outcome) if phase is Phase.FINISHED and outcome == record.outcome:
             return record
-        case Phase.FINISHED, ReplyPublished(reply_id):
+        case ReplyPublished(reply_id) if phase is Phase.FINISHED:
             return replace(record, phase=Phase.SETTLED, reply_id=reply_id, seq=record.seq + 1)
-        case Phase.SETTLED, ReplyPublished(reply_id) if reply_id == record.reply_id:
+        case ReplyPublished(reply_id) if phase is Phase.SETTLED and reply_id == record.reply_id:
             return record
         case _:
-            message = f"{type(fact).__name__} cannot be true of a message that is {record.phase.value}"
+            message = f"{type(fact).__name__} cannot be true of a message that is {phase.value}"
             raise IllegalTransition(message)
 
 

@@ -54,14 +54,14 @@ def reply_fields(
     worker: str,
     data: Mapping[str, Any] | None = None,
     ui_url: str = "",
-) -> list[str | bytes]:
+) -> list[str]:
     """Fields and values for XADD, flat and in order, without `seq`: the script that adds it knows it.
 
     Empty fields are left out. A record with an outcome makes a final reply.
     """
     outcome = record.outcome if kind == "result" else None
     key, routing = record.key, record.routing
-    flat: list[str | bytes] = ["v", _VERSION, "type", kind, "id", key.id, "stream", key.stream]
+    flat: list[str] = ["v", _VERSION, "type", kind, "id", key.id, "stream", key.stream]
     flat += ("final", "1" if outcome else "0")
     for name, value in (
         ("job", routing.job),
@@ -80,7 +80,7 @@ def reply_fields(
             flat += (name, value)
     data = outcome.evidence if outcome else data
     if data:
-        flat += ("data", msgspec.json.encode(data))
+        flat += ("data", msgspec.json.encode(data).decode())
     return flat
 
 

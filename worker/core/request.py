@@ -4,6 +4,7 @@ Decides what a well-formed request is. Whether a job may be dispatched is for th
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ from worker.errors import (
 )
 
 TEXT_LIMIT_BYTES = 2_048
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 """For every text field: enough for any name or trace context, too little to hurt."""
 
 MAX_PRIORITY = 32_767
@@ -156,7 +158,9 @@ def _instant(unix_ms: int | None) -> str | None:
 
 
 def _text(fields: Mapping[bytes, bytes], name: bytes) -> str:
-    raw = fields.get(name, b"")
+    raw = fields.get(name)
+    if not raw:
+        return ""
     if len(raw) > TEXT_LIMIT_BYTES:
         message = f"field {name.decode()}: {len(raw)} bytes; at most {TEXT_LIMIT_BYTES} are accepted"
         raise FieldInvalid(message)
@@ -165,7 +169,7 @@ def _text(fields: Mapping[bytes, bytes], name: bytes) -> str:
     except UnicodeDecodeError as error:
         message = f"field {name.decode()}: not UTF-8"
         raise FieldInvalid(message) from error
-    if any(character < " " or character == "\x7f" for character in text):
+    if _CONTROL.search(text):
         message = f"field {name.decode()}: holds control characters"
         raise FieldInvalid(message)
     return text

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
 import structlog
 from msgspec.structs import replace
 
@@ -92,16 +93,14 @@ class RedisLedger:
         # Before the ledger knows the message, so that its key never leads nowhere while the ledger does.
         await self._keep_key(key, admission.routing, LONGEST_OPEN_MS)
         fresh = Record(key, Phase.RECEIVED, admission.token, admission.routing)
-        ledger_fields = routing_fields(admission.token, admission.routing)
         args: Args = [
             options.group,
             options.worker,
             key.id,
             LEDGER_VERSION,
             options.reply_maxlen,
-            len(ledger_fields),
-            *ledger_fields,
-            *self._reply(fresh, "accepted"),
+            _pack(routing_fields(admission.token, admission.routing)),
+            self._reply(fresh, "accepted"),
         ]
         stream, ledger = self._keys.stream(key.stream), self._keys.message(key)
         answer = await self._runner.run(
@@ -148,7 +147,7 @@ class RedisLedger:
                 return await self._keep_child(before, after)
             case Progressed(step, at_ms, data):
                 reply = self._reply(after, step.value, at_ms=at_ms, data=data)
-                args = [after.seq, after.shown, after.placed_at_ms, self._options.reply_maxlen, *reply]
+                args = [after.seq, after.shown, after.placed_at_ms, self._options.reply_maxlen, reply]
                 await self._owned(Script.PROGRESS, before, args, reply_to=self._reply_key(after))
             case StopOrdered(verdict):
                 answer = await self._owned(Script.ORDER_STOP, before, [verdict.value])
@@ -164,8 +163,6 @@ class RedisLedger:
         """See `ports.Ledger.settle`."""
         options, key = self._options, record.key
         reply_key = self._reply_key(record)
-        ledger_fields = outcome_fields(record, reply_key)
-        dead_fields = self._dead_letter(record)
         args: Args = [
             options.group,
             key.id,
@@ -174,11 +171,9 @@ class RedisLedger:
             record.seq,
             options.reply_maxlen,
             options.retention_ms,
-            len(ledger_fields),
-            *ledger_fields,
-            len(dead_fields),
-            *dead_fields,
-            *self._reply(record, "result"),
+            _pack(outcome_fields(record, reply_key)),
+            _pack(self._dead_letter(record)),
+            self._reply(record, "result"),
         ]
         stream, ledger = self._keys.stream(key.stream), self._keys.message(key)
         keys = [stream, ledger, reply_key, self._keys.dead, self._keys.cancels, *self._keys.caps]
@@ -206,7 +201,7 @@ class RedisLedger:
         # About the run that ended, and so with its job.
         reply = self._reply(before, Progress.RETRYING.value, data=retrying_json(fact))
         runs = runs_json(after.runs)
-        args: Args = [before.attempt, runs, after.retry_at_ms, self._options.reply_maxlen, *reply]
+        args: Args = [before.attempt, runs, after.retry_at_ms, self._options.reply_maxlen, reply]
         answer = await self._owned(Script.REPEAT, before, args, reply_to=self._reply_key(before))
         if answer[0] == b"cancelled":
             return replace(before, cancel=True)
@@ -248,7 +243,7 @@ class RedisLedger:
             after.eval_id,
             after.dispatched_at_ms,
             options.reply_maxlen,
-            *self._reply(after, "dispatched", at_ms=after.dispatched_at_ms),
+            self._reply(after, "dispatched", at_ms=after.dispatched_at_ms),
         ]
         keys = [self._keys.message(before.key), self._reply_key(before)]
         answer = await self._runner.run(Script.DISPATCHED, keys, args)
@@ -293,18 +288,21 @@ class RedisLedger:
     def _reply_key(self, record: Record) -> str:
         return self._keys.reply_stream(record.routing.reply_to)
 
-    def _reply(self, record: Record, kind: str, *, at_ms: int = 0, data: Any = None) -> list[str | bytes]:
+    def _reply(self, record: Record, kind: str, *, at_ms: int = 0, data: Any = None) -> bytes:
+        """The packed fields of a reply."""
         ui_url = ""
         if record.job_id and self._options.ui_address:
             namespace = record.routing.namespace or "default"
             ui_url = f"{self._options.ui_address}/ui/jobs/{_quoted(record.job_id)}@{namespace}"
-        return reply_fields(
-            record,
-            kind,
-            at_ms=at_ms or self._clock.now_ms(),
-            worker=self._options.worker,
-            data=data,
-            ui_url=ui_url,
+        return _pack(
+            reply_fields(
+                record,
+                kind,
+                at_ms=at_ms or self._clock.now_ms(),
+                worker=self._options.worker,
+                data=data,
+                ui_url=ui_url,
+            )
         )
 
     def _dead_letter(self, record: Record) -> list[str]:
@@ -328,10 +326,22 @@ class RedisLedger:
         return [part for name, value in fields.items() if value for part in (name, value)]
 
 
-@lru_cache(maxsize=4_096)
+_pack: Callable[[Sequence[str]], bytes] = msgspec.msgpack.Encoder().encode
+"""Fields and values as the scripts take them. Text only: Redis's own MessagePack cannot read bytes."""
+
+
 def _quoted(job_id: str) -> str:
-    """Asked for each reply about a job."""
-    return quote(job_id, safe="")
+    """For a URL; asked for each reply about a job."""
+    parent, mark, name = job_id.rpartition("/dispatch-")
+    if name.isascii() and name.replace("-", "").isalnum():
+        # As Nomad names them all. What is left is the same for each of a job's children.
+        return f"{_quoted_whole(parent + mark)}{name}"
+    return _quoted_whole(job_id)
+
+
+@lru_cache(maxsize=1_024)
+def _quoted_whole(text: str) -> str:
+    return quote(text, safe="")
 
 
 def _moved(record: Record, answer: Sequence[bytes]) -> IllegalTransition:

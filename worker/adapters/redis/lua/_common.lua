@@ -1,6 +1,8 @@
 -- Shared by every script; put in front of each.
 -- Rules: read and check first; the first write is one that maxmemory refuses (XADD, HSET), for Redis
 -- checks memory only at a script's first write; XACK comes last. Only commands of Redis 6.2.
+-- Fields and values come "packed", as one argument: an array of strings in MessagePack. Each argument costs the
+-- worker, and Redis, more than the few bytes in it.
 
 local function now_ms()
   local time = redis.call('TIME')

@@ -1,6 +1,6 @@
 -- ADOPT: make the reader of an entry its owner; a settled one is acknowledged again.
 -- KEYS: request stream, ledger, reply stream, workers, cancels
--- ARGV: group, owner, entry ID, ledger version, reply maxlen, n, n ledger fields and values, reply fields
+-- ARGV: group, owner, entry ID, ledger version, reply maxlen, ledger fields, reply fields (both packed)
 -- Returns: {'new', received_at, cancel} | {'mine', ledger...} | {'settled'} | {'elsewhere'} | {'not_pending'} | {'unreadable', version}
 local group, owner, id, version = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 if holder(KEYS[1], group, id) ~= owner then return {'not_pending'} end
@@ -27,10 +27,9 @@ if state then
 end
 
 -- New, or taken from a worker that died before it admitted the entry.
-local last_field = 6 + tonumber(ARGV[6])
-append(KEYS[3], ARGV[5], with_seq(slice(last_field + 1, #ARGV), 1))
+append(KEYS[3], ARGV[5], with_seq(cmsgpack.unpack(ARGV[7]), 1))
 local received_at = integer(now_ms())
-redis.call('HSET', KEYS[2], 'seq', 1, unpack(slice(7, last_field)))
+redis.call('HSET', KEYS[2], 'seq', 1, unpack(cmsgpack.unpack(ARGV[6])))
 if not state then
   redis.call('HSET', KEYS[2], 'v', version, 'state', 'received', 'owner', owner, 'fence', 1,
     'received_at', received_at)

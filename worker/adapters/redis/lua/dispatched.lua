@@ -1,6 +1,6 @@
 -- DISPATCHED: the dispatched job's ID is a fact, whoever brings it; only the owner goes on from it.
 -- KEYS: ledger, reply stream
--- ARGV: owner, fence, attempt, dispatched job, evaluation, time, reply maxlen, reply fields
+-- ARGV: owner, fence, attempt, dispatched job, evaluation, time, reply maxlen, reply fields (packed)
 -- Returns: {'ok', seq} | {'conflict', kept job} | {'fenced', ...}
 local known = redis.call('HMGET', KEYS[1], 'owner', 'fence', 'state', 'attempt', 'seq', 'child', 'runs')
 local state, child = known[3], known[6]
@@ -23,7 +23,7 @@ end
 local seq = tonumber(known[5] or '0')
 if not child then
   seq = seq + 1
-  append(KEYS[2], ARGV[7], with_seq(slice(8, #ARGV), seq))
+  append(KEYS[2], ARGV[7], with_seq(cmsgpack.unpack(ARGV[8]), seq))
   redis.call('HSET', KEYS[1], 'child', ARGV[4], 'eval_id', ARGV[5], 'dispatched_at', ARGV[6],
     'state', 'running', 'takeovers', 0, 'seq', integer(seq))
   redis.call('HDEL', KEYS[1], 'quarantine_until')

@@ -1,7 +1,7 @@
 -- FINALIZE: the only place where a final reply appears; with it the dead letter and the acknowledgement.
 -- KEYS: request stream, ledger, reply stream, dead-letter stream, cancels, 5 sets of slots
 -- ARGV: group, entry ID, owner, fence, seq in memory, reply maxlen, retention milliseconds,
---       n, n ledger fields and values, m, m dead-letter fields and values (0: none), reply fields
+--       ledger fields, dead-letter fields (none: no dead letter), reply fields (all packed)
 -- Returns: {'ok', reply ID, seq} | {'settled', reply ID, seq} | {'fenced', ...}
 local group, id = ARGV[1], ARGV[2]
 local known = redis.call('HMGET', KEYS[2], 'owner', 'fence', 'state', 'seq', 'reply_id', 'slots')
@@ -15,12 +15,7 @@ if known[3] and (known[1] ~= ARGV[3] or known[2] ~= ARGV[4]) then
 end
 local seq = tonumber(known[4] or ARGV[5]) + 1
 
-local at = 8
-local ledger = slice(at + 1, at + tonumber(ARGV[at]))
-at = at + #ledger + 1
-local dead = slice(at + 1, at + tonumber(ARGV[at]))
-at = at + #dead + 1
-local reply = slice(at, #ARGV)
+local ledger, dead, reply = cmsgpack.unpack(ARGV[8]), cmsgpack.unpack(ARGV[9]), cmsgpack.unpack(ARGV[10])
 
 local original = {}
 if #dead > 0 then
