@@ -65,6 +65,25 @@ async def test_a_raised_limit_lets_those_who_wait_in_at_once() -> None:
         task.cancel()
 
 
+@pytest.mark.parametrize(("round_seconds", "limit"), [(0.0, 1), (0.04, 8)])
+async def test_a_busy_workers_own_delay_does_not_pass_for_nomads(round_seconds: float, limit: int) -> None:
+    busy = False
+    clock = HandClock()
+    slots = Slots(Pace(8), clock, round_seconds=lambda: round_seconds if busy else 0.0)
+    slots.answered(0.004)
+    busy = True
+    holding = [asyncio.create_task(slots.take()) for _ in range(40)]
+
+    for _ in range(40):
+        await clock.pass_(0.2)
+        slots.answered(0.104)
+        slots.give_back()
+
+    assert slots.limit == limit
+    for task in holding:
+        task.cancel()
+
+
 @given(data=st.data(), limit=st.integers(1, 5))
 async def test_whoever_comes_goes_or_gives_up_the_slots_are_all_there_in_the_end(
     data: st.DataObject, limit: int

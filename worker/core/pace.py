@@ -18,7 +18,7 @@ import math
 from enum import StrEnum
 
 CALM_SECONDS = 0.03
-"""Answers this fast are no sign of load. A worker that is busy itself sees some of them late."""
+"""Answers this fast are no sign of load."""
 TOLERANCE = 3.0
 """How much slower than unloaded an answer may be. At twice, a server that gains throughput only by queueing
 gives away a third of it; at four times, one that suffers under load loses a tenth of it."""

@@ -12,16 +12,25 @@ from worker.ports import Clock
 
 READ_AHEAD = 4
 """Messages waiting for a slot for each slot: several reads' worth while Nomad answers within milliseconds."""
+ANSWER_ROUNDS = 2.5
+"""Rounds of this process's event loop in the time that an answer seems to take: one until the request is
+written, half a one until the answer is seen to be there, one until its reader is awake."""
 EPOCH_SECONDS = 60
 """On Redis's clock, so that all replicas measure an unloaded Nomad at the same time."""
 
 
 class Slots:
-    """A semaphore whose size changes. Every call takes the same time, however many wait."""
+    """A semaphore whose size changes. Every call takes the same time, however many wait.
 
-    def __init__(self, pace: Pace, clock: Clock) -> None:
+    Args:
+        round_seconds: how long a round of the event loop takes now: a worker that is busy must not take its
+            own delay for Nomad's, and slow down over it.
+    """
+
+    def __init__(self, pace: Pace, clock: Clock, *, round_seconds: Callable[[], float] = lambda: 0.0) -> None:
         self._pace = pace
         self._clock = clock
+        self._round_seconds = round_seconds
         self._used = 0
         self._queue: deque[asyncio.Future[None]] = deque()
         self._left = 0
@@ -81,6 +90,7 @@ class Slots:
 
     def answered(self, seconds: float) -> None:
         """Nomad answered a dispatch as it should, after so long."""
+        seconds = max(0.0, seconds - ANSWER_ROUNDS * self._round_seconds())
         epoch = self._clock.now_ms() // (EPOCH_SECONDS * 1000)
         self._pace.answered(self._clock.monotonic(), seconds, self._used, epoch)
         self._admit()

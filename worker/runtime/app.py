@@ -162,6 +162,7 @@ class App:
             "readiness", parts.health.watched("readiness", partial(judge_readiness, parts, self.ready))
         )
         tree.start("lookout", parts.lookout.run())
+        tree.start("lag", parts.lag.run())
         tree.start("policy", parts.policy_file.run())
         tree.start("queue", parts.health.watched("queue", parts.waiting.run))
         tree.start("intake", parts.health.watched("intake", parts.intake.run))

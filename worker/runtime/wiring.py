@@ -48,6 +48,7 @@ from worker.runtime.health import Health
 from worker.runtime.heartbeat import Heartbeat
 from worker.runtime.housekeeping import Housekeeping
 from worker.runtime.lookout import Lookout
+from worker.runtime.looplag import LoopLag
 from worker.runtime.measured import measured
 from worker.runtime.metrics import Local, Metrics
 from worker.runtime.policy import PolicyFile
@@ -153,6 +154,7 @@ class Parts:
     feeds: list[Feed]
     housekeeping: Housekeeping
     lookout: Lookout
+    lag: LoopLag
     traces: Traces | None
     cancel_feed: CancelFeed
     policy_file: PolicyFile
@@ -208,7 +210,9 @@ def assemble(
     )
 
     lease, gate, children = Lease(clock, settings.lease_seconds), Gate(clock), Children(clock)
-    slots = Slots(Pace(settings.dispatch_concurrency, adaptive=settings.dispatch_pace == "adaptive"), clock)
+    lag = LoopLag(clock)
+    pace = Pace(settings.dispatch_concurrency, adaptive=settings.dispatch_pace == "adaptive")
+    slots = Slots(pace, clock, round_seconds=lambda: lag.round_seconds)
     dispatch = Dispatch(
         nomad,
         children,
@@ -322,6 +326,7 @@ def assemble(
         list(feeds.values()),
         housekeeping,
         Lookout(nomad, metrics, feeds, slots.pressed, waiting_limit=settings.nomad_waiting_limit),
+        lag,
         traces,
         CancelFeed(
             RedisCancels(redis.reader, keys, block_ms=int(settings.block_seconds * 1000)),
