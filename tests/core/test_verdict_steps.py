@@ -169,3 +169,15 @@ def test_evidence_of_a_huge_job_is_bounded_and_counts_what_it_leaves_out() -> No
     }
     assert len(msgspec.json.encode(given.evidence)) < 100_000
     assert len(given.error_message) < 1_000
+
+
+def test_a_step_that_is_shown_already_is_found_without_what_was_published_with_it() -> None:
+    told = snapshot(job("running"), [allocation(None, "running")])
+
+    first = judge(told)
+
+    assert isinstance(first, Ongoing)
+    assert first.step is not None
+    assert first.data
+    assert judge(told, shown=first.step.value) == Ongoing(first.step)
+    assert judge(told, shown="placed") == first

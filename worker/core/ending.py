@@ -4,7 +4,8 @@ Knows nothing of the job's other allocations, of replacements or of the job's st
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from worker.core.model import Verdict
 from worker.core.observed import Allocation, TaskEvent, TaskGroup, TaskState
@@ -22,29 +23,22 @@ _FROM_WITHIN = frozenset({_LEADER_ENDED, _MAIN_ENDED, "Sibling Task Failed"})
 """Events that come before a kill whose reason is another task of the same allocation."""
 
 
-@dataclass(frozen=True, slots=True)
-class TaskEnd:
+class TaskEnd(Struct, frozen=True):
     """One task's last run."""
 
     name: str
     state: TaskState
     events: Sequence[TaskEvent]
     """Of the last run only: a restarted task's earlier runs do not count."""
+    exit: TaskEvent | None
+    """The last `Terminated` event; None for a task that never ran, or whose end nobody saw."""
+    kill: TaskEvent | None
+    """The first kill."""
 
     @property
     def over(self) -> bool:
         """Whether it runs no more."""
         return self.state.state == "dead"
-
-    @property
-    def exit(self) -> TaskEvent | None:
-        """The last `Terminated` event; None for a task that never ran, or whose end nobody saw."""
-        return next((event for event in reversed(self.events) if event.type == "Terminated"), None)
-
-    @property
-    def kill(self) -> TaskEvent | None:
-        """The first kill."""
-        return next((event for event in self.events if event.type in _KILLS), None)
 
     @property
     def killed_from_within(self) -> bool:
@@ -87,8 +81,7 @@ class TaskEnd:
         return end.time if end is not None else 0
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(Struct, frozen=True):
     """What one allocation says about the job's end."""
 
     allocation: Allocation
@@ -170,9 +163,9 @@ def task_ends(allocation: Allocation) -> dict[str, TaskEnd]:
     return {name: _last_run(name, state) for name, state in (allocation.task_states or {}).items()}
 
 
-def main_tasks(allocation: Allocation, group: TaskGroup | None) -> frozenset[str]:
-    """Names of the tasks whose end decides: those without a lifecycle hook."""
-    return frozenset(_main_names(group, task_ends(allocation)))
+def main_tasks(ends: Mapping[str, TaskEnd], group: TaskGroup | None) -> frozenset[str]:
+    """Names of the tasks of one allocation whose end decides: those without a lifecycle hook."""
+    return frozenset(_main_names(group, ends))
 
 
 def _last_run(name: str, state: TaskState) -> TaskEnd:
@@ -183,7 +176,13 @@ def _last_run(name: str, state: TaskState) -> TaskEnd:
             start = index
         elif event.type == "Restarting" and index + 1 < len(events):
             start = index + 1
-    return TaskEnd(name, state, events[start:])
+    last, terminated, killed = events[start:], None, None
+    for event in last:
+        if event.type == "Terminated":
+            terminated = event
+        elif killed is None and event.type in _KILLS:
+            killed = event
+    return TaskEnd(name, state, last, terminated, killed)
 
 
 def _main_names(group: TaskGroup | None, ends: Mapping[str, TaskEnd]) -> list[str]:

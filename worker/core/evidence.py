@@ -118,9 +118,10 @@ def _allocations(
     shown: dict[str, dict[str, Any]] = {}
     for allocation in chosen[:ALLOCATIONS_SHOWN]:
         told = _allocation(allocation, counts=allocation.id in judged)
-        mains = main_tasks(allocation, _group(snapshot.job, allocation))
+        tasks = task_ends(allocation)
+        mains = main_tasks(tasks, _group(snapshot.job, allocation))
         ends = sorted(
-            task_ends(allocation).values(),
+            tasks.values(),
             key=lambda end: (end.name != task, end.name not in mains, end.name),
         )
         told["tasks"] = [
@@ -221,11 +222,12 @@ def _durations(snapshot: Snapshot, judged: Collection[str]) -> dict[str, float]:
     for allocation in allocations:
         if allocation.id not in judged:
             continue
-        mains = main_tasks(allocation, _group(snapshot.job, allocation))
-        for name, state in (allocation.task_states or {}).items():
+        tasks = task_ends(allocation)
+        mains = main_tasks(tasks, _group(snapshot.job, allocation))
+        for name, end in tasks.items():
             if name in mains:
-                started += _seconds(state.started_at)
-                finished += _seconds(state.finished_at)
+                started += _seconds(end.state.started_at)
+                finished += _seconds(end.state.finished_at)
     if started and finished and max(finished) >= min(started):
         told["run"] = round(max(finished) - min(started), 3)
     return told

@@ -24,8 +24,10 @@ _ENDING = frozenset({"stop", "evict"})
 Step = tuple[Progress | None, Mapping[str, Any]]
 
 
-def step_of(story: Story) -> Step:
+def step_of(story: Story, shown: str = "") -> Step:
     """The step, and what to publish with it; (None, {}) when there is nothing to announce.
+
+    A step that runs, or is to, comes without anything to publish where it is `shown` already.
 
     In a job of several instances the one that is being retried is announced first, then one that runs.
     """
@@ -44,7 +46,7 @@ def step_of(story: Story) -> Step:
     # Where an instance has ended before the next one has started, the job has run all the same.
     ran = started or any(runs_no_more(one) for one in story.latest.values())
     step = Progress.RUNNING if ran else Progress.PLACED
-    return step, _places(story, started or live)
+    return step, {} if step.value == shown else _places(story, started or live)
 
 
 def _blocked(story: Story) -> dict[str, Any]:

@@ -4,7 +4,8 @@ Knows nothing of how an allocation ended (`ending`) or of what that makes of the
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from worker.core.ending import TERMINAL
 from worker.core.observed import Allocation, Evaluation, Job, Snapshot
@@ -20,8 +21,7 @@ Instance = tuple[str, str]
 """What is to run once: group and index, or, in a sysbatch job, group and node."""
 
 
-@dataclass(frozen=True, slots=True)
-class Story:
+class Story(Struct, frozen=True):
     """A snapshot in the order in which it happened."""
 
     snapshot: Snapshot

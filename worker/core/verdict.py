@@ -7,8 +7,9 @@ preempted. Success is proven from the exit code of every main task (`ending`), o
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from worker.core import placement
 from worker.core.ending import Ending, ending_of
@@ -40,8 +41,7 @@ until they run out of time. Not knowing comes before success: one unproven insta
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Ongoing:
+class Ongoing(Struct, frozen=True):
     """The job is not over, or nobody can say yet how it ended."""
 
     step: Progress | None = None
@@ -52,20 +52,22 @@ class Ongoing:
     """Events alone do not tell enough: read the snapshot from the API and judge again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Final:
+class Final(Struct, frozen=True):
     """The job is over."""
 
     outcome: Outcome
 
 
-def judge(snapshot: Snapshot, *, stopping: str = "", grace_over: bool = False) -> Ongoing | Final:
+def judge(
+    snapshot: Snapshot, *, stopping: str = "", shown: str = "", grace_over: bool = False
+) -> Ongoing | Final:
     """Judge one dispatched job.
 
     Args:
         snapshot: what is known of it, from events or a read, or both.
         stopping: the verdict for which the worker itself stopped the job (`timed_out`, `cancelled`,
             `unplaced`); empty: it did not.
+        shown: the step that was announced last; whatever is to be published with it is not made again.
         grace_over: a job that is stopped or dead has had its time to show how its tasks ended, which Nomad
             tells some time after the job is called dead. What is known now is then all there will be.
 
@@ -78,10 +80,10 @@ def judge(snapshot: Snapshot, *, stopping: str = "", grace_over: bool = False) -
         return Final(_of_gone(story, stopping))
     job = snapshot.job
     if job is None:
-        return _unclear(story) if snapshot.allocations else Ongoing()
+        return _unclear(story, shown) if snapshot.allocations else Ongoing()
     if job.status != DEAD:
         # Of a stopped job that is not dead yet, a step is no news.
-        return Ongoing(needs_read=grace_over) if job.stop else _under_way(story)
+        return Ongoing(needs_read=grace_over) if job.stop else _under_way(story, shown)
     if not job.stop and story.open_evaluations:
         # Dead, and something is being worked on: it may come to life again.
         return Ongoing(needs_read=True)
@@ -102,13 +104,13 @@ def judge(snapshot: Snapshot, *, stopping: str = "", grace_over: bool = False) -
     return Final(_combined(story, endings))
 
 
-def _under_way(story: Story) -> Ongoing:
-    step, data = step_of(story)
+def _under_way(story: Story, shown: str) -> Ongoing:
+    step, data = step_of(story, shown)
     return Ongoing(step, data)
 
 
-def _unclear(story: Story) -> Ongoing:
-    step, data = step_of(story)
+def _unclear(story: Story, shown: str) -> Ongoing:
+    step, data = step_of(story, shown)
     return Ongoing(step, data, needs_read=True)
 
 

@@ -67,7 +67,12 @@ class Watch:
         child = self._child(message, record)
         while True:
             child.changed.clear()
-            finding = judge(child.snapshot, stopping=record.stopping, grace_over=self._grace_over(child))
+            finding = judge(
+                child.snapshot,
+                stopping=record.stopping,
+                shown=record.shown,
+                grace_over=self._grace_over(child),
+            )
             if isinstance(finding, Final):
                 return Ended(finding.outcome)
             if finding.step is not Progress.BLOCKED:
