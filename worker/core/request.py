@@ -27,8 +27,8 @@ from worker.errors import (
 )
 
 TEXT_LIMIT_BYTES = 2_048
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 """For every text field: enough for any name or trace context, too little to hurt."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 MAX_PRIORITY = 32_767
 """The most a server's `job_max_priority` can be set to; the bound in force is for Nomad to say."""

@@ -285,6 +285,16 @@ async def test_compressed_answers_are_read(agent: Agent) -> None:
         assert await nomad.leader() == "127.0.0.1:4647"
 
 
+async def test_a_dispatch_does_not_have_its_short_answer_compressed(agent: Agent) -> None:
+    agent.answers(text='{"DispatchedJobID":"render/dispatch-1-aaaaaaaa","EvalID":"e"}')
+
+    async with client(agent) as nomad:
+        await nomad.dispatch(Order(HERE, "render", "1-0"))
+
+    # Nomad compresses whatever it may, and that takes it a third of a dispatch.
+    assert agent.asked[-1].headers["Accept-Encoding"] == "identity"
+
+
 # What goes wrong ----------------------------------------------------------------------------------
 
 
