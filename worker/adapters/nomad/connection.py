@@ -140,8 +140,8 @@ class NomadConnection:
             httpx.InvalidURL: the URL is too long.
             TRANSPORT_FAILURES: no whole answer.
         """
-        # A request with a body is a dispatch, whose answer is a few hundred bytes: Nomad would compress them too,
-        # with a compressor set up for each, and accepts a third fewer dispatches over it.
+        # A request with a body is a dispatch, whose answer is a few hundred bytes. Nomad would compress those
+        # too, with a compressor set up for each, and accept a third fewer dispatches over it.
         encoding = "gzip" if content is None else "identity"
         headers = self._headers_for(encoding, has_body=content is not None)
         return await self._requests.send(method, url, headers=headers, content=content)
