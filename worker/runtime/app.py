@@ -52,7 +52,7 @@ def run(settings: Settings) -> int:
 
         loop_factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=loop_factory) as runner:
-        return runner.run(App(settings).run())
+        return runner.run(App(settings, whole_process=True).run())
 
 
 class App:
@@ -61,11 +61,19 @@ class App:
     Args:
         settings: checked.
         signals: those that stop it; none where the process is somebody else's.
+        whole_process: nothing else is done in this process after it, so that loggers may keep its set-up.
     """
 
-    def __init__(self, settings: Settings, *, signals: Sequence[signal.Signals] = SIGNALS) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        signals: Sequence[signal.Signals] = SIGNALS,
+        whole_process: bool = False,
+    ) -> None:
         self._settings = settings
         self._signals = signals
+        self._whole_process = whole_process
         self._told = asyncio.Event()
         self._forced = asyncio.Event()
         self._error: BaseException | None = None
@@ -92,7 +100,7 @@ class App:
             level=self._settings.log_level,
             worker=self._settings.name,
             redactor=redactor,
-            lasting=bool(self._signals),
+            lasting=self._whole_process,
         )
         for number in self._signals:
             asyncio.get_running_loop().add_signal_handler(number, self.stop)
