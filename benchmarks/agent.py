@@ -15,18 +15,22 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from benchmarks.common import STREAM, Measured, Result, redis_server, send, worker
+from benchmarks.common import STREAM, Measured, Result, in_turns, redis_server, send, worker
 from tests.contract.conftest import dev_agent
 from worker.adapters.nomad.client import NomadClient
 from worker.adapters.nomad.connection import NomadOptions
 from worker.core.model import Order, Place
+
+Side = Callable[[str, str, int], Awaitable[float]]
+"""Dispatches per second to the agent at an address, of a job, within so many seconds."""
 
 CONNECTIONS = 16
 MOST_PER_SECOND = 1_500
@@ -52,9 +56,10 @@ async def run(*, full: bool) -> Result:
             return result
         worker_rate, share = await _compare(result, address, rounds, seconds, "")
         await _loops(result, address, rounds, worker_rate)
-    if not os.environ.get("NOMAD_ADDR") and len(os.sched_getaffinity(0)) > 1:
+    first, *others = sorted(os.sched_getaffinity(0))
+    if others and not os.environ.get("NOMAD_ADDR"):
         # As in a cluster, where nobody takes the processor from the servers: they are to be the limit.
-        with _own_core(), _agent() as address, _other_cores():
+        with _on({first}), _agent() as address, _on(set(others)):
             _, share = await _compare(result, address, rounds, seconds, ", Nomad on a core of its own")
     result.target("of wrk's rate", share, least=0.9)
     return result
@@ -64,21 +69,21 @@ async def _compare(
     result: Result, address: str, rounds: int, seconds: int, where: str
 ) -> tuple[Measured, Measured]:
     """The three sides in turns. Returns the worker's rate, and its share of wrk's."""
-    told: dict[str, list[float]] = {"worker": [], "wrk": [], "client": []}
     async with httpx.AsyncClient(base_url=address, timeout=60) as http:
         agent = (await http.get("/v1/agent/self")).json()
         remark = f"Nomad {agent['config']['Version']['Version']}"
         if remark not in result.remarks:
             result.remarks.append(remark)
-        for number in range(rounds):
-            for side in (*list(told)[number % 3 :], *list(told)[: number % 3]):
-                job = await _register(http)
-                await _idle(http)
-                if side == "wrk":
-                    told[side].append(await asyncio.to_thread(_wrk, address, job, seconds))
-                else:
-                    measure = _worker if side == "worker" else _client
-                    told[side].append(await measure(address, job, seconds))
+
+        async def measured(side: Side) -> float:
+            return await side(address, await _fresh_job(http), seconds)
+
+        sides: dict[str, Side] = {
+            "worker": _worker,
+            "wrk": lambda *asked: asyncio.to_thread(_wrk, *asked),
+            "client": _client,
+        }
+        told = await in_turns(rounds, {name: partial(measured, side) for name, side in sides.items()})
     rates = {side: result.add(f"{side}{where}", "dispatches/s", values) for side, values in told.items()}
     result.ratio(f"the worker's Nomad client alone / wrk{where}", rates["client"], rates["wrk"])
     result.ratio(f"worker / its Nomad client alone{where}", rates["worker"], rates["client"])
@@ -93,8 +98,7 @@ async def _loops(result: Result, address: str, rounds: int, worker_rate: Measure
     loops = []
     async with httpx.AsyncClient(base_url=address, timeout=60) as http:
         for _ in range(rounds):
-            job = await _register(http)
-            await _idle(http)
+            job = await _fresh_job(http)
             loops.append(await asyncio.to_thread(_loop, program, address, job, 10))
     loop = result.add("a loop over `nomad job dispatch`", "dispatches/s", loops)
     result.ratio("worker / that loop", worker_rate, loop)
@@ -115,16 +119,6 @@ def _pin(cores: set[int]) -> None:
     # Each thread has cores of its own, and hands them down to what it starts.
     for thread in Path("/proc/self/task").iterdir():
         os.sched_setaffinity(int(thread.name), cores)
-
-
-def _own_core() -> AbstractContextManager[None]:
-    """For what is started inside: the first core."""
-    return _on({min(os.sched_getaffinity(0))})
-
-
-def _other_cores() -> AbstractContextManager[None]:
-    """The others, whatever `_own_core` left to this process."""
-    return _on(set(range(os.cpu_count() or 1)) - {min(os.sched_getaffinity(0))})
 
 
 async def _worker(address: str, job: str, seconds: int) -> float:
@@ -187,6 +181,13 @@ def _loop(program: str, address: str, job: str, count: int) -> float:
         command += ["-idempotency-token", f"1795484592001-{number}", job, "-"]
         subprocess.run(command, input=b"x" * 64, env=environment, check=True, capture_output=True, timeout=30)
     return count / (time.perf_counter() - started)
+
+
+async def _fresh_job(http: httpx.AsyncClient) -> str:
+    """A parent job of its own, on an agent that is done with all others'."""
+    job = await _register(http)
+    await _idle(http)
+    return job
 
 
 async def _register(http: httpx.AsyncClient) -> str:

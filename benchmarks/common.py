@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 from redis.asyncio import Redis
@@ -24,6 +24,8 @@ from redis.asyncio import Redis
 from worker.core.keys import Keys
 from worker.core.reply import Reply, decode_reply
 from worker.dev.embedded_redis import EmbeddedRedis
+
+T = TypeVar("T")
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -344,11 +346,9 @@ class Result:
         (RESULTS / f"{self.name}.json").write_text(json.dumps(told, indent=1) + "\n")
 
 
-async def in_turns(
-    rounds: int, sides: Mapping[str, Callable[[], Awaitable[float]]]
-) -> dict[str, list[float]]:
+async def in_turns(rounds: int, sides: Mapping[str, Callable[[], Awaitable[T]]]) -> dict[str, list[T]]:
     """Measure every side once per round, in an order that changes from round to round."""
-    values: dict[str, list[float]] = {name: [] for name in sides}
+    values: dict[str, list[T]] = {name: [] for name in sides}
     for number in range(rounds):
         names = list(sides)
         turn = number % len(names)

@@ -3,9 +3,10 @@
 import asyncio
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
-from benchmarks.common import RESULTS, ROOT, Result, process, redis_server, send
+from benchmarks.common import RESULTS, ROOT, Result, in_turns, process, redis_server, send
 
 LIBRARIES = ("arq", "taskiq", "streaq")
 ENVIRONMENTS = ROOT / ".tools" / "bench"
@@ -19,10 +20,9 @@ async def run(*, full: bool) -> Result:
     there = [name for name in LIBRARIES if _python(name).exists()]
     if missing := set(LIBRARIES) - set(there):
         result.remarks.append(f"not installed, hence left out: {', '.join(sorted(missing))}")
-    told: dict[str, list[dict[str, float]]] = {name: [] for name in ("worker", *there)}
-    for number in range(rounds):
-        for name in list(told)[number % len(told) :] + list(told)[: number % len(told)]:
-            told[name].append(await (_ours(count) if name == "worker" else _theirs(name, count)))
+    told = await in_turns(
+        rounds, {"worker": partial(_ours, count), **{name: partial(_theirs, name, count) for name in there}}
+    )
     by_core = {}
     for name, rounds_of in told.items():
         result.add(f"{name}, of the wall clock", "messages/s", [one["rate"] for one in rounds_of])
