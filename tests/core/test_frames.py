@@ -108,6 +108,26 @@ def test_events_of_other_jobs_are_dropped_without_reading_them() -> None:
     assert (frame.jobs, frame.evaluations, frame.incomplete) == ((), (), False)
 
 
+def test_an_unreadable_event_of_another_job_takes_nothing_from_one_that_came_first() -> None:
+    frame = decode(
+        line(
+            5,
+            event("Allocation", CHILD, {"Allocation": {"ID": "a2", "JobID": CHILD}}, key="a2"),
+            event("Job", OTHER, {"Job": {"ID": 7}}),
+        ),
+        only(CHILD),
+    )
+
+    assert [one.id for one in frame.allocations] == ["a2"]
+    assert not frame.incomplete
+
+
+def test_a_topic_that_nobody_asked_for_is_not_read_whatever_it_holds() -> None:
+    frame = decode(line(8, event("Service", CHILD, {"Job": {"ID": 7}})), everything)
+
+    assert frame == Frame(8)
+
+
 def test_a_line_about_no_dispatched_job_costs_no_decode() -> None:
     asked: list[str] = []
 

@@ -56,11 +56,18 @@ class _Payload(Observed, frozen=True):
     allocation: Allocation | None = None
 
 
-class _Event(Observed, frozen=True):
+class _Head(Observed, frozen=True):
     topic: str = ""
     key: str = ""
     filter_keys: list[str] | None = None
+
+
+class _Event(_Head, frozen=True):
     payload: _Payload = _Payload()
+
+
+class _RawEvent(_Head, frozen=True):
+    payload: msgspec.Raw = msgspec.Raw(b"{}")
 
 
 class _Line(Observed, frozen=True):
@@ -68,20 +75,13 @@ class _Line(Observed, frozen=True):
     events: list[_Event] | None = None
 
 
-class _Head(Observed, frozen=True):
-    topic: str = ""
-    key: str = ""
-    filter_keys: list[str] | None = None
-    payload: msgspec.Raw = msgspec.Raw(b"{}")
-
-
-class _Heads(Observed, frozen=True):
+class _RawLine(Observed, frozen=True):
     index: int = 0
-    events: list[_Head] | None = None
+    events: list[_RawEvent] | None = None
 
 
 _LINE = msgspec.json.Decoder(_Line)
-_HEADS = msgspec.json.Decoder(_Heads)
+_RAW_LINE = msgspec.json.Decoder(_RawLine)
 _PAYLOAD = msgspec.json.Decoder(_Payload)
 
 
@@ -102,14 +102,14 @@ def decode(line: bytes, wanted: Callable[[str], bool]) -> Frame:
     at = line.find(CHILD_MARK)
     if at < 0 and (index := _index(line, line)):
         return Frame(index)
-    if not _begins_with_wanted(line, at, wanted):
+    if at < 0 or not _begins_with_wanted(line, at, wanted):
         return _decode_one_by_one(line, wanted)
     try:
         whole = _LINE.decode(line)
     except _UNDECODABLE:
         return _decode_one_by_one(line, wanted)
-    events = [event for event in whole.events or () if _concerns(event, wanted)]
-    return _frame(whole.index, events, incomplete=bool(whole.events) and not whole.index)
+    told = [(event.topic, event.payload) for event in whole.events or () if _concerns(event, wanted)]
+    return _frame(whole, told)
 
 
 def _begins_with_wanted(line: bytes, at: int, wanted: Callable[[str], bool]) -> bool:
@@ -124,39 +124,41 @@ def _begins_with_wanted(line: bytes, at: int, wanted: Callable[[str], bool]) -> 
 def _decode_one_by_one(line: bytes, wanted: Callable[[str], bool]) -> Frame:
     """Payloads of unwanted events are skipped, and one that cannot be read is no loss to the others."""
     try:
-        heads = _HEADS.decode(line)
+        whole = _RAW_LINE.decode(line)
     except _UNDECODABLE:
         return Frame(_index(line, line), incomplete=True)
-    events, broken = [], False
-    for head in heads.events or ():
-        if not _concerns(head, wanted):
+    told, broken = [], False
+    for event in whole.events or ():
+        if not _concerns(event, wanted):
             continue
         try:
-            events.append(_Event(head.topic, head.key, head.filter_keys, _PAYLOAD.decode(head.payload)))
+            told.append((event.topic, _PAYLOAD.decode(event.payload)))
         except _UNDECODABLE:
             broken = True
-    return _frame(heads.index, events, incomplete=broken or (bool(heads.events) and not heads.index))
+    return _frame(whole, told, incomplete=broken)
 
 
-def _frame(index: int, events: Sequence[_Event], *, incomplete: bool = False) -> Frame:
-    """The frame of events that concern the reader."""
+def _frame(
+    line: _Line | _RawLine, events: Sequence[tuple[str, _Payload]], *, incomplete: bool = False
+) -> Frame:
+    """The frame of a line, with topic and payload of the events that concern the reader."""
+    incomplete = incomplete or (bool(line.events) and not line.index)
     jobs: list[Job] = []
     deleted: list[str] = []
     evaluations: list[Evaluation] = []
     allocations: list[Allocation] = []
-    for event in events:
-        told = event.payload
-        if event.topic == "Job" and told.job is not None:
+    for topic, told in events:
+        if topic == "Job" and told.job is not None:
             jobs.append(told.job)
             if told.deleted:
                 deleted.append(told.job.id)
-        elif event.topic == "Evaluation" and told.evaluation is not None:
+        elif topic == "Evaluation" and told.evaluation is not None:
             evaluations.append(told.evaluation)
-        elif event.topic == "Allocation" and told.allocation is not None:
+        elif topic == "Allocation" and told.allocation is not None:
             allocations.append(told.allocation)
-        elif event.topic in _TOPICS:
+        else:
             incomplete = True
-    return Frame(index, tuple(jobs), tuple(deleted), tuple(evaluations), tuple(allocations), incomplete)
+    return Frame(line.index, tuple(jobs), tuple(deleted), tuple(evaluations), tuple(allocations), incomplete)
 
 
 def oversize(head: bytes, tail: bytes) -> Frame:
@@ -176,7 +178,9 @@ def _index(head: bytes, tail: bytes) -> int:
     return int(found[1]) if found else 0
 
 
-def _concerns(event: _Event | _Head, wanted: Callable[[str], bool]) -> bool:
+def _concerns(event: _Head, wanted: Callable[[str], bool]) -> bool:
+    if event.topic not in _TOPICS:
+        return False
     # The first filter key of an evaluation or allocation is its job's ID; a job's event has only its key.
     job_id = event.key if event.topic == "Job" else next(iter(event.filter_keys or ()), "")
     return bool(job_id) and wanted(job_id)

@@ -80,7 +80,7 @@ def judge(
         return Final(_of_gone(story, stopping))
     job = snapshot.job
     if job is None:
-        return _unclear(story, shown) if snapshot.allocations else Ongoing()
+        return _under_way(story, shown, needs_read=True) if snapshot.allocations else Ongoing()
     if job.status != DEAD:
         # Of a stopped job that is not dead yet, a step is no news.
         return Ongoing(needs_read=grace_over) if job.stop else _under_way(story, shown)
@@ -104,14 +104,9 @@ def judge(
     return Final(_combined(story, endings))
 
 
-def _under_way(story: Story, shown: str) -> Ongoing:
+def _under_way(story: Story, shown: str, *, needs_read: bool = False) -> Ongoing:
     step, data = step_of(story, shown)
-    return Ongoing(step, data)
-
-
-def _unclear(story: Story, shown: str) -> Ongoing:
-    step, data = step_of(story, shown)
-    return Ongoing(step, data, needs_read=True)
+    return Ongoing(step, data, needs_read)
 
 
 def _endings(story: Story) -> list[Ending]:

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from tests.adapters.redis.conftest import KEYS, Bench
 from worker.adapters.redis.connection import Purpose, RedisOptions, connect
 from worker.adapters.redis.durability import Durability, require
-from worker.adapters.redis.scripts import Script, ScriptRunner
+from worker.adapters.redis.scripts import Script, ScriptRunner, pack
 from worker.core.lifecycle import StopOrdered
 from worker.core.model import Phase, Verdict
 from worker.errors import RedisDenied, RedisUnconfirmed, RedisUnsuitable
@@ -37,7 +37,7 @@ async def test_what_no_replica_has_is_written_and_not_confirmed(bench: Bench) ->
     runner = ScriptRunner(bench.redis, Durability.REPLICA)
     keys = [KEYS.workers, KEYS.worker("a")]
 
-    answer, confirmed = await runner.run_confirmed(Script.BEAT, keys, ["a", 60_000, "version", "1"])
+    answer, confirmed = await runner.run_confirmed(Script.BEAT, keys, ["a", 60_000, pack(["version", "1"])])
     await runner.close()
 
     assert not confirmed
@@ -49,7 +49,7 @@ async def test_without_a_durability_nothing_is_asked(bench: Bench) -> None:
     runner = ScriptRunner(bench.redis)
 
     _, confirmed = await runner.run_confirmed(
-        Script.BEAT, [KEYS.workers, KEYS.worker("a")], ["a", 60_000, "version", "1"]
+        Script.BEAT, [KEYS.workers, KEYS.worker("a")], ["a", 60_000, pack(["version", "1"])]
     )
     await runner.close()
 

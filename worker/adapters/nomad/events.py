@@ -41,7 +41,7 @@ async def follow(
         calls: names refusals.
         place: region and namespace of the stream.
         index: the first index wanted, inclusive; 0: from now on, beginning with the newest frame there is.
-        wanted: asked with a dispatched job's ID; events of others are dropped undecoded.
+        wanted: asked with a dispatched job's ID; events of others are dropped.
         on_request: told once, when the headers are there or have failed to come.
 
     Raises:

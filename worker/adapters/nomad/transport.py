@@ -6,6 +6,7 @@ through five generators. Both together cost as much as aiohttp itself.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import aiohttp
 import httpx
@@ -30,9 +31,12 @@ class Pool:
     ) -> None:
         self._make = session
         self._session: aiohttp.ClientSession | None = None
-        # Totals are kept by the callers.
-        self._timeout = aiohttp.ClientTimeout(connect=connect_seconds, sock_connect=connect_seconds)
-        self._server_name = server_name
+        self._always: dict[str, Any] = {
+            "allow_redirects": False,
+            # Totals are kept by the callers.
+            "timeout": aiohttp.ClientTimeout(connect=connect_seconds, sock_connect=connect_seconds),
+            "server_hostname": server_name,
+        }
 
     async def send(
         self, method: str, url: str, *, headers: Mapping[str, str], content: bytes | None = None
@@ -54,14 +58,7 @@ class Pool:
             message = "URL too long"
             raise httpx.InvalidURL(message)
         async with self._ready().request(
-            method,
-            url,
-            headers=headers,
-            data=content,
-            allow_redirects=False,
-            auto_decompress=False,
-            timeout=self._timeout,
-            server_hostname=self._server_name,
+            method, url, headers=headers, data=content, auto_decompress=False, **self._always
         ) as answer:
             body = await answer.read()
         if "Content-Encoding" not in answer.headers:
@@ -79,16 +76,8 @@ class Pool:
         Raises:
             aiohttp.ClientError, OSError: no answer.
         """
-        answer = await self._ready().request(
-            "GET",
-            url,
-            headers=headers,
-            allow_redirects=False,
-            auto_decompress=True,
-            timeout=self._timeout,
-            server_hostname=self._server_name,
-        )
-        return Stream(answer)
+        request = self._ready().request("GET", url, headers=headers, auto_decompress=True, **self._always)
+        return Stream(await request)
 
     async def aclose(self) -> None:
         """Close every connection."""

@@ -7,9 +7,9 @@ as the exchange of a script or two.
 from collections.abc import Sequence
 from typing import Any
 
-from redis.exceptions import ReadOnlyError, RedisError
+from redis.exceptions import ReadOnlyError
 
-_BROKEN = (RedisError, OSError, TimeoutError)
+from worker.adapters.redis.connection import FAILURES
 
 
 class HeldConnection:
@@ -60,7 +60,7 @@ async def _exchange(connection: Any, commands: Sequence[tuple[Any, ...]]) -> Seq
         try:
             await _ready(connection)
             answers: Sequence[Any] = await connection.exchange(commands)
-        except _BROKEN:
+        except FAILURES:
             if not left:
                 raise
             left -= 1

@@ -9,7 +9,7 @@ from typing import Any
 
 from worker.adapters.redis.connection import FAILURES, server_time_ms, translate
 from worker.adapters.redis.records import decode_record
-from worker.adapters.redis.scripts import Script, ScriptRunner
+from worker.adapters.redis.scripts import Script, ScriptRunner, pack
 from worker.core.keys import Keys
 from worker.core.model import LEDGER_VERSION, WAITING_CONSUMER, MessageKey, Record
 from worker.errors import GroupMissing
@@ -61,7 +61,9 @@ class RedisLeases:
         """See `ports.Leases.beat`."""
         options = self._options
         about = [part for item in options.about.items() for part in item]
-        now = await self._beats.run(Script.BEAT, self._own_keys(), [options.worker, options.lease_ms, *about])
+        now = await self._beats.run(
+            Script.BEAT, self._own_keys(), [options.worker, options.lease_ms, pack(about)]
+        )
         return int(now)
 
     async def release(self) -> None:

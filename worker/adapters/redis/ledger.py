@@ -10,13 +10,12 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
-import msgspec
 import structlog
 from msgspec.structs import replace
 
 from worker.adapters.redis.connection import FAILURES, translate
 from worker.adapters.redis.records import decode_record, outcome_fields, routing_fields, runs_json
-from worker.adapters.redis.scripts import Args, Script, ScriptRunner
+from worker.adapters.redis.scripts import Args, Script, ScriptRunner, pack
 from worker.core.instants import format_rfc3339
 from worker.core.keys import Keys
 from worker.core.lifecycle import (
@@ -99,7 +98,7 @@ class RedisLedger:
             key.id,
             LEDGER_VERSION,
             options.reply_maxlen,
-            _pack(routing_fields(admission.token, admission.routing)),
+            pack(routing_fields(admission.token, admission.routing)),
             self._reply(fresh, "accepted"),
         ]
         stream, ledger = self._keys.stream(key.stream), self._keys.message(key)
@@ -171,8 +170,8 @@ class RedisLedger:
             record.seq,
             options.reply_maxlen,
             options.retention_ms,
-            _pack(outcome_fields(record, reply_key)),
-            _pack(self._dead_letter(record)),
+            pack(outcome_fields(record, reply_key)),
+            pack(self._dead_letter(record)),
             self._reply(record, "result"),
         ]
         stream, ledger = self._keys.stream(key.stream), self._keys.message(key)
@@ -294,7 +293,7 @@ class RedisLedger:
         if record.job_id and self._options.ui_address:
             namespace = record.routing.namespace or "default"
             ui_url = f"{self._options.ui_address}/ui/jobs/{_quoted(record.job_id)}@{namespace}"
-        return _pack(
+        return pack(
             reply_fields(
                 record,
                 kind,
@@ -324,10 +323,6 @@ class RedisLedger:
             "dead_dispatched_job_id": record.job_id,
         }
         return [part for name, value in fields.items() if value for part in (name, value)]
-
-
-_pack: Callable[[Sequence[str]], bytes] = msgspec.msgpack.Encoder().encode
-"""Fields and values as the scripts take them. Text only: Redis's own MessagePack cannot read bytes."""
 
 
 def _quoted(job_id: str) -> str:

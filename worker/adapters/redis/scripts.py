@@ -6,12 +6,13 @@ Decides nothing about what a script's answer means.
 import asyncio
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from importlib.resources import files
 from typing import Any
 
+import msgspec
 from redis.asyncio import RedisCluster
 from redis.exceptions import MovedError, NoScriptError, RedisError, ResponseError
 
@@ -68,6 +69,9 @@ SOURCES = {script: _load(script) for script in Script}
 
 
 Args = Sequence[str | bytes | int]
+
+pack: Callable[[Sequence[str]], bytes] = msgspec.msgpack.Encoder().encode
+"""Fields and values as the scripts take them. Text only: Redis's own MessagePack cannot read bytes."""
 
 
 @dataclass(slots=True)

@@ -19,12 +19,6 @@ local function lease_over(workers, name)
   return not deadline or tonumber(deadline) <= now_ms()
 end
 
-local function slice(from, to)
-  local part = {}
-  for i = from, to do part[#part + 1] = ARGV[i] end
-  return part
-end
-
 -- XADD with a bounded length (0: unbounded). Returns the new entry's ID.
 local function append(stream, maxlen, fields)
   if tonumber(maxlen) > 0 then
