@@ -41,6 +41,18 @@ CONTRAST = """
 """
 """The three texts of least contrast to what is behind them, and how many there are."""
 TWENTY_TIMES_FASTER = "{ const real = setTimeout; window.setTimeout = (act, ms) => real(act, ms / 20); }"
+ANSWERS_WAIT = """
+window.answers = [];
+{
+  const real = fetch;
+  window.fetch = async (...asked) => {
+    const answer = await real(...asked);
+    const text = (await answer.text()).replace(/As of [^<]*/, "As of another time");
+    await new Promise((give) => window.answers.push(give));
+    return new Response(text);
+  };
+}
+"""
 TOO_WIDE = "document.documentElement.scrollWidth - innerWidth"
 FOCUS = "[document.activeElement.tagName, document.activeElement.textContent.trim().slice(0, 40)]"
 
@@ -127,9 +139,13 @@ async def test_it_keeps_itself_up_to_date_and_takes_nothing_away(tmp_path: Path)
 
 
 async def it_can_be_paused(tab: Browser) -> None:
+    await tab.run(ANSWERS_WAIT)
+    await tab.until("window.answers.length > 0")
     await tab.run("document.getElementById('pause').click()")
     before = await tab.run("document.getElementById('now').textContent")
     assert await tab.run("document.getElementById('pause').getAttribute('aria-pressed')") == "true"
+    # The answer to what was asked before the pause comes after it, and says another time.
+    await tab.run("window.answers.forEach((give) => give())")
     # Longer than the page waits between two looks, by its own clock.
     await tab.run("new Promise((done) => setTimeout(done, 15000))")
     assert await tab.run("document.getElementById('now').textContent") == before

@@ -7,6 +7,8 @@
   const pause = document.getElementById("pause");
   const stale = document.getElementById("stale");
   let timer = 0;
+  // Counts the questions and the pauses: what is answered after the next of either is no longer wanted.
+  let turn = 0;
 
   const later = () => {
     clearTimeout(timer);
@@ -16,16 +18,20 @@
   const refresh = async () => {
     // Nobody looks, or somebody is about to copy something.
     if (document.hidden || getSelection().toString() !== "") return later();
+    const mine = ++turn;
     try {
       const answer = await fetch(location.href, {
         headers: { Accept: "text/html" },
         signal: AbortSignal.timeout(GIVE_UP_MS),
       });
       if (!answer.ok) throw new Error(String(answer.status));
-      const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+      const text = await answer.text();
+      if (mine !== turn) return;
+      const fresh = new DOMParser().parseFromString(text, "text/html");
       document.querySelectorAll("[data-live]").forEach((old) => put(old, fresh.getElementById(old.id)));
       stale.hidden = true;
     } catch {
+      if (mine !== turn) return;
       stale.hidden = false;
     }
     later();
@@ -48,8 +54,9 @@
   pause.addEventListener("click", () => {
     const paused = pause.getAttribute("aria-pressed") === "false";
     pause.setAttribute("aria-pressed", String(paused));
-    if (paused) later();
-    else refresh();
+    if (!paused) return refresh();
+    turn += 1;
+    clearTimeout(timer);
   });
   document.addEventListener("visibilitychange", () => {
     if (!document.hidden && pause.getAttribute("aria-pressed") === "false") refresh();
