@@ -21,6 +21,7 @@ _LEADER_ENDED = "Leader Task Dead"
 _MAIN_ENDED = "Main Tasks Dead"
 _FROM_WITHIN = frozenset({_LEADER_ENDED, _MAIN_ENDED, "Sibling Task Failed"})
 """Events that come before a kill whose reason is another task of the same allocation."""
+_OWN = frozenset({Verdict.SUCCEEDED, Verdict.FAILED, Verdict.OOM_KILLED, Verdict.TIMED_OUT})
 
 
 class TaskEnd(Struct, frozen=True):
@@ -81,10 +82,20 @@ class TaskEnd(Struct, frozen=True):
         return end.time if end is not None else 0
 
 
+class LastRuns(Struct, frozen=True):
+    """The tasks of one allocation, as each of them last ran."""
+
+    allocation: Allocation
+    tasks: Mapping[str, TaskEnd]
+    """By their names."""
+    main: Sequence[str]
+    """Names of those whose end decides, also of such as never ran."""
+
+
 class Ending(Struct, frozen=True):
     """What one allocation says about the job's end."""
 
-    allocation: Allocation
+    runs: LastRuns
     verdict: Verdict | None
     """None: it has not ended."""
     settled: bool
@@ -95,9 +106,14 @@ class Ending(Struct, frozen=True):
     """That task's deciding event."""
 
     @property
+    def allocation(self) -> Allocation:
+        """The one that ended."""
+        return self.runs.allocation
+
+    @property
     def own(self) -> bool:
         """Whether the work ended by itself or by the job's own limits, and nobody stopped it."""
-        return self.verdict in {Verdict.SUCCEEDED, Verdict.FAILED, Verdict.OOM_KILLED, Verdict.TIMED_OUT}
+        return self.verdict in _OWN
 
     @property
     def exit_code(self) -> int | None:
@@ -109,8 +125,8 @@ class Ending(Struct, frozen=True):
 def is_out_of_memory(event: TaskEvent) -> bool:
     """Whether a `Terminated` event tells of the out-of-memory killer; drivers differ in where they say it."""
     details = event.details or {}
-    told = (event.message, details.get("exit_message", ""))
-    return details.get("oom_killed") == "true" or any("oom killed" in text.lower() for text in told)
+    told = f"{event.message}\n{details.get('exit_message', '')}"
+    return details.get("oom_killed") == "true" or "oom killed" in told.lower()
 
 
 def ending_of(allocation: Allocation, group: TaskGroup | None, *, stopped_by_hand: bool) -> Ending:
@@ -124,51 +140,51 @@ def ending_of(allocation: Allocation, group: TaskGroup | None, *, stopped_by_han
             allocation bears the drainer's own mark.
     """
     terminal = allocation.client_status in TERMINAL
-    ends = task_ends(allocation)
-    names = _main_names(group, ends)
-    mains = [ends[name] for name in names if name in ends]
-    if allocation.client_status in {"complete", "failed"} and _succeeded(names, mains, group):
-        last = max((end for end in mains if end.clean), key=_when)
-        return Ending(allocation, Verdict.SUCCEEDED, settled=True, task=last, event=last.exit)
+    runs = last_runs(allocation, group)
+    mains = [runs.tasks[name] for name in runs.main if name in runs.tasks]
+    if allocation.client_status in {"complete", "failed"} and (last := _success(runs, mains, group)):
+        return Ending(runs, Verdict.SUCCEEDED, settled=True, task=last, event=last.exit)
     over = all(end.over for end in mains)
     if allocation.client_status == "lost":
-        return _by_task(allocation, Verdict.LOST, _first(mains), settled=True)
+        return _by_task(runs, Verdict.LOST, _first(mains), settled=True)
     if terminal:
-        suspects = [*mains, *_helpers_that_failed(group, ends, mains)]
+        suspects = [*mains, *_helpers_that_failed(group, runs.tasks, mains)]
         if first := _first([end for end in suspects if end.out_of_memory]):
-            return _by_task(allocation, Verdict.OOM_KILLED, first, settled=True)
+            return _by_task(runs, Verdict.OOM_KILLED, first, settled=True)
         if first := _first([end for end in suspects if end.state.failed]):
-            return _by_task(allocation, Verdict.FAILED, first, settled=True)
+            return _by_task(runs, Verdict.FAILED, first, settled=True)
         if _ran_too_long(allocation, mains):
-            return _by_task(allocation, Verdict.TIMED_OUT, _first(mains), settled=over)
+            return _by_task(runs, Verdict.TIMED_OUT, _first(mains), settled=over)
     killed = _first([end for end in mains if end.killed_from_outside])
     if allocation.desired_status in {"stop", "evict"} or (terminal and killed is not None):
         # A task that failed by itself just before the stop reached it did fail.
         failed = _first([end for end in mains if _failed_by_itself(end)])
         if terminal and failed is not None:
-            return _by_task(allocation, Verdict.FAILED, failed, settled=True)
+            return _by_task(runs, Verdict.FAILED, failed, settled=True)
         verdict = _ended_from_outside(allocation, stopped_by_hand=stopped_by_hand)
-        return _by_task(allocation, verdict, killed or _first(mains), settled=terminal and over)
+        return _by_task(runs, verdict, killed or _first(mains), settled=terminal and over)
     if not terminal:
-        return Ending(allocation, None, settled=False)
+        return Ending(runs, None, settled=False)
     failed = _first([end for end in mains if _failed_by_itself(end)])
     if failed is not None or allocation.client_status == "failed":
-        return _by_task(allocation, Verdict.FAILED, failed or _first(mains), settled=True)
+        return _by_task(runs, Verdict.FAILED, failed or _first(mains), settled=True)
     # Called complete, and yet no task shows the exit code 0 that a success needs.
-    return _by_task(allocation, Verdict.UNKNOWN_GC, _first(mains), settled=over)
+    return _by_task(runs, Verdict.UNKNOWN_GC, _first(mains), settled=over)
 
 
-def task_ends(allocation: Allocation) -> dict[str, TaskEnd]:
-    """Every task's last run, by task name."""
-    return {name: _last_run(name, state) for name, state in (allocation.task_states or {}).items()}
+def last_runs(allocation: Allocation, group: TaskGroup | None) -> LastRuns:
+    """Every task's last run, and which of them are main tasks: those without a lifecycle hook.
+
+    Args:
+        allocation: any one.
+        group: as for `ending_of`.
+    """
+    tasks = {name: last_run(name, state) for name, state in (allocation.task_states or {}).items()}
+    return LastRuns(allocation, tasks, _main_names(group, tasks))
 
 
-def main_tasks(ends: Mapping[str, TaskEnd], group: TaskGroup | None) -> frozenset[str]:
-    """Names of the tasks of one allocation whose end decides: those without a lifecycle hook."""
-    return frozenset(_main_names(group, ends))
-
-
-def _last_run(name: str, state: TaskState) -> TaskEnd:
+def last_run(name: str, state: TaskState) -> TaskEnd:
+    """One task's last run."""
     events = state.events or []
     start = 0
     for index, event in enumerate(events):
@@ -191,15 +207,20 @@ def _main_names(group: TaskGroup | None, ends: Mapping[str, TaskEnd]) -> list[st
     return [name for name, end in ends.items() if all(event.type != _MAIN_ENDED for event in end.events)]
 
 
-def _succeeded(names: Sequence[str], mains: Sequence[TaskEnd], group: TaskGroup | None) -> bool:
-    """Whether every main task ended by itself with exit code 0.
+def _success(runs: LastRuns, mains: Sequence[TaskEnd], group: TaskGroup | None) -> TaskEnd | None:
+    """The last main task to end, where every one of them ended by itself with exit code 0; else None.
 
     In a group with a leader the others are there to be ended when it is done: that is no kill.
     """
-    leaders = {task.name for task in (group.tasks if group is not None else None) or () if task.leader}
-    return 0 < len(names) == len(mains) and all(
-        end.clean or (bool(leaders) and end.name not in leaders and end.ended_with_leader) for end in mains
-    )
+    if not 0 < len(runs.main) == len(mains):
+        return None
+    clean = [end for end in mains if end.clean]
+    if len(clean) < len(mains):
+        leaders = {task.name for task in (group.tasks if group is not None else None) or () if task.leader}
+        others = [end for end in mains if not end.clean]
+        if not leaders or not all(end.name not in leaders and end.ended_with_leader for end in others):
+            return None
+    return max(clean, key=_when, default=None)
 
 
 def _helpers_that_failed(
@@ -248,11 +269,11 @@ def _ended_from_outside(allocation: Allocation, *, stopped_by_hand: bool) -> Ver
     return Verdict.STOPPED
 
 
-def _by_task(allocation: Allocation, verdict: Verdict, task: TaskEnd | None, *, settled: bool) -> Ending:
+def _by_task(runs: LastRuns, verdict: Verdict, task: TaskEnd | None, *, settled: bool) -> Ending:
     event = None
     if task is not None:
         event = _failing_kill(task) or task.exit or task.kill or _telling(task)
-    return Ending(allocation, verdict, settled=settled, task=task, event=event)
+    return Ending(runs, verdict, settled=settled, task=task, event=event)
 
 
 def _failing_kill(task: TaskEnd) -> TaskEvent | None:

@@ -3,13 +3,13 @@
 Decides nothing. The same snapshot gives the same evidence, and its size has a bound (`docs/verdicts.md`).
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from worker.core import placement
-from worker.core.ending import Ending, TaskEnd, main_tasks, task_ends
+from worker.core.ending import Ending, LastRuns, TaskEnd, last_runs
 from worker.core.instants import format_rfc3339
 from worker.core.observed import Allocation, Evaluation, Job, Snapshot, TaskEvent, TaskGroup, TaskState
 from worker.core.placement import plain
@@ -24,18 +24,19 @@ EVALUATIONS_SHOWN = 12
 _NS = 1_000_000_000
 
 
-def evidence(snapshot: Snapshot, deciding: Ending | None, judged: Collection[str]) -> dict[str, Any]:
+def evidence(snapshot: Snapshot, deciding: Ending | None, endings: Iterable[Ending]) -> dict[str, Any]:
     """Everything the verdict rests on.
 
     Args:
         snapshot: what was judged.
         deciding: the ending that gave the verdict.
-        judged: IDs of the allocations that count; the others are earlier attempts.
+        endings: those of the allocations that count; the others are earlier attempts.
 
     Returns:
         JSON: `job`, `deciding`, `allocations` and `allocations_left_out`, `evaluations` and
         `evaluations_left_out`, `placement` where a group ever could not be placed, `durations` in seconds.
     """
+    judged = {ending.allocation.id: ending.runs for ending in endings}
     allocations, left_out = _allocations(snapshot, judged, deciding)
     told: dict[str, Any] = {
         "job": _job(snapshot),
@@ -107,7 +108,7 @@ def _deciding(deciding: Ending | None) -> dict[str, Any] | None:
 
 
 def _allocations(
-    snapshot: Snapshot, judged: Collection[str], deciding: Ending | None
+    snapshot: Snapshot, judged: Mapping[str, LastRuns], deciding: Ending | None
 ) -> tuple[list[dict[str, Any]], int]:
     first = deciding.allocation.id if deciding is not None else ""
     task = deciding.task.name if deciding is not None and deciding.task is not None else ""
@@ -117,15 +118,15 @@ def _allocations(
     budget = _Budget(TASKS_SHOWN, EVENTS_SHOWN)
     shown: dict[str, dict[str, Any]] = {}
     for allocation in chosen[:ALLOCATIONS_SHOWN]:
-        told = _allocation(allocation, counts=allocation.id in judged)
-        tasks = task_ends(allocation)
-        mains = main_tasks(tasks, _group(snapshot.job, allocation))
+        counted = judged.get(allocation.id)
+        told = _allocation(allocation, counts=counted is not None)
+        runs = counted or last_runs(allocation, _group(snapshot.job, allocation))
         ends = sorted(
-            tasks.values(),
-            key=lambda end: (end.name != task, end.name not in mains, end.name),
+            runs.tasks.values(),
+            key=lambda end: (end.name != task, end.name not in runs.main, end.name),
         )
         told["tasks"] = [
-            _task(end, budget.events(end.state.events or []), main=end.name in mains)
+            _task(end, budget.events(end.state.events or []), main=end.name in runs.main)
             for end in ends[: budget.tasks(len(ends))]
         ]
         if left_out := len(ends) - len(told["tasks"]):
@@ -209,7 +210,7 @@ def evaluations_json(evaluations: Iterable[Evaluation]) -> dict[str, Any]:
     }
 
 
-def _durations(snapshot: Snapshot, judged: Collection[str]) -> dict[str, float]:
+def _durations(snapshot: Snapshot, judged: Mapping[str, LastRuns]) -> dict[str, float]:
     """Seconds by the servers' and clients' clocks; what no time stamp tells is left out."""
     allocations = snapshot.allocations.values()
     told: dict[str, float] = {}
@@ -219,13 +220,9 @@ def _durations(snapshot: Snapshot, judged: Collection[str]) -> dict[str, float]:
         told["placement"] = round((placed - submitted) / _NS, 3)
     started: list[float] = []
     finished: list[float] = []
-    for allocation in allocations:
-        if allocation.id not in judged:
-            continue
-        tasks = task_ends(allocation)
-        mains = main_tasks(tasks, _group(snapshot.job, allocation))
-        for name, end in tasks.items():
-            if name in mains:
+    for runs in judged.values():
+        for name, end in runs.tasks.items():
+            if name in runs.main:
                 started += _seconds(end.state.started_at)
                 finished += _seconds(end.state.finished_at)
     if started and finished and max(finished) >= min(started):

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 import msgspec
 
 
-class Observed(msgspec.Struct, frozen=True, rename="pascal", kw_only=True):
-    """Base: CamelCase on the wire, snake_case here, immutable."""
+class Observed(msgspec.Struct, frozen=True, rename="pascal", kw_only=True, gc=False):
+    """Base: CamelCase on the wire, snake_case here, immutable, and so in no cycle for a collector to find."""
 
 
 class Lifecycle(Observed, frozen=True):

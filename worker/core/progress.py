@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from worker.core import placement
-from worker.core.ending import task_ends
 from worker.core.evidence import event_json, instant, where
 from worker.core.model import Progress
 from worker.core.observed import Allocation, Evaluation, TaskEvent, TaskState
@@ -46,7 +45,7 @@ def step_of(story: Story, shown: str = "") -> Step:
     # Where an instance has ended before the next one has started, the job has run all the same.
     ran = started or any(runs_no_more(one) for one in story.latest.values())
     step = Progress.RUNNING if ran else Progress.PLACED
-    return step, {} if step.value == shown else _places(story, started or live)
+    return step, {} if step == shown else _places(story, started or live)
 
 
 def _blocked(story: Story) -> dict[str, Any]:
@@ -131,9 +130,9 @@ def _ended(allocation: Allocation) -> dict[str, Any]:
     told: dict[str, Any] = {**where(allocation), "client_status": plain(allocation.client_status)}
     if allocation.desired_description:
         told["reason"] = plain(allocation.desired_description)
-    for name, end in sorted(task_ends(allocation).items()):
-        if end.state.failed:
-            return told | {"task": plain(name)} | _exit(end.state)
+    for name, state in sorted((allocation.task_states or {}).items()):
+        if state.failed:
+            return told | {"task": plain(name)} | _exit(state)
     return told
 
 

@@ -75,15 +75,15 @@ def judge(
         Final with the outcome once it is certain, and never before: a verdict is published once. The same
         snapshot always gives the same answer, whatever the order in which it was gathered.
     """
-    story = story_of(snapshot)
     if snapshot.gone or snapshot.purged:
-        return Final(_of_gone(story, stopping))
+        return Final(_of_gone(story_of(snapshot), stopping))
     job = snapshot.job
     if job is None:
-        return _under_way(story, shown, needs_read=True) if snapshot.allocations else Ongoing()
+        return _under_way(snapshot, shown, needs_read=True) if snapshot.allocations else Ongoing()
     if job.status != DEAD:
         # Of a stopped job that is not dead yet, a step is no news.
-        return Ongoing(needs_read=grace_over) if job.stop else _under_way(story, shown)
+        return Ongoing(needs_read=grace_over) if job.stop else _under_way(snapshot, shown)
+    story = story_of(snapshot)
     if not job.stop and story.open_evaluations:
         # Dead, and something is being worked on: it may come to life again.
         return Ongoing(needs_read=True)
@@ -104,8 +104,8 @@ def judge(
     return Final(_combined(story, endings))
 
 
-def _under_way(story: Story, shown: str, *, needs_read: bool = False) -> Ongoing:
-    step, data = step_of(story, shown)
+def _under_way(snapshot: Snapshot, shown: str, *, needs_read: bool = False) -> Ongoing:
+    step, data = step_of(story_of(snapshot), shown)
     return Ongoing(step, data, needs_read)
 
 
@@ -142,29 +142,28 @@ def _combined(story: Story, endings: Sequence[Ending]) -> Outcome:
     """The outcome of a job that nobody stopped as a whole."""
     deciding = _deciding(endings)
     if deciding is None or deciding.verdict is None:
-        return _never_ran(story)
+        return _never_ran(story, endings)
     if story.missing and deciding.verdict is Verdict.SUCCEEDED:
-        return _incomplete(story)
-    if deciding.verdict is Verdict.UNKNOWN_GC:
-        return _outcome(story, Verdict.UNKNOWN_GC, deciding, sentence(deciding), code="job.exit_unknown")
-    return _outcome(story, deciding.verdict, deciding, sentence(deciding))
+        return _incomplete(story, endings)
+    code = "job.exit_unknown" if deciding.verdict is Verdict.UNKNOWN_GC else ""
+    return _outcome(story, endings, deciding.verdict, deciding, sentence(deciding), code=code)
 
 
-def _incomplete(story: Story) -> Outcome:
+def _incomplete(story: Story, endings: Sequence[Ending]) -> Outcome:
     if not story.never_collected:
         message = f"{_instances(story.missing)} of the job can no longer be found: garbage-collected"
-        return _outcome(story, Verdict.UNKNOWN_GC, None, message, code="job.collected")
+        return _outcome(story, endings, Verdict.UNKNOWN_GC, None, message, code="job.collected")
     message = f"{_instances(story.missing)} of the job never ran, and the job is dead"
-    return _outcome(story, Verdict.FAILED, None, message, code="job.never_ran")
+    return _outcome(story, endings, Verdict.FAILED, None, message, code="job.never_ran")
 
 
-def _never_ran(story: Story) -> Outcome:
+def _never_ran(story: Story, endings: Sequence[Ending]) -> Outcome:
     if not story.never_collected:
         message = "the job is dead and its allocations are gone: garbage-collected before they were seen"
-        return _outcome(story, Verdict.UNKNOWN_GC, None, message, code="job.collected")
+        return _outcome(story, endings, Verdict.UNKNOWN_GC, None, message, code="job.collected")
     why = placement.sentence(placement.failures(story.snapshot.evaluations.values()))
     message = "the job is dead and no allocation was ever placed" + (f": {why}" if why else "")
-    return _outcome(story, Verdict.FAILED, None, message, code="job.never_ran")
+    return _outcome(story, endings, Verdict.FAILED, None, message, code="job.never_ran")
 
 
 def _stopped(story: Story, endings: Sequence[Ending], stopping: str) -> Outcome:
@@ -180,7 +179,7 @@ def _stopped(story: Story, endings: Sequence[Ending], stopping: str) -> Outcome:
         message = f"{who} before its work was done"
     else:
         message = f"{who}; {task_and_place(deciding)} {exit_words(deciding)}"
-    return _outcome(story, verdict, deciding, message)
+    return _outcome(story, endings, verdict, deciding, message)
 
 
 def _of_gone(story: Story, stopping: str) -> Outcome:
@@ -200,9 +199,9 @@ def _of_gone(story: Story, stopping: str) -> Outcome:
         return _stopped(story, endings, stopping)
     if story.snapshot.purged and job is not None and job.status != DEAD:
         message = f"the job was purged while it was {job.status}; how its tasks ended was never told"
-        return _outcome(story, Verdict.STOPPED, None, message, code="job.purged")
+        return _outcome(story, endings, Verdict.STOPPED, None, message, code="job.purged")
     message = "Nomad no longer has the job, and nobody saw how it ended: purged or garbage-collected"
-    return _outcome(story, Verdict.UNKNOWN_GC, None, message, code="job.gone")
+    return _outcome(story, endings, Verdict.UNKNOWN_GC, None, message, code="job.gone")
 
 
 def _deciding(endings: Sequence[Ending]) -> Ending | None:
@@ -226,7 +225,13 @@ def _when(ending: Ending) -> tuple[int, str, str]:
 
 
 def _outcome(
-    story: Story, verdict: Verdict, deciding: Ending | None, message: str, *, code: str = ""
+    story: Story,
+    endings: Sequence[Ending],
+    verdict: Verdict,
+    deciding: Ending | None,
+    message: str,
+    *,
+    code: str = "",
 ) -> Outcome:
     succeeded = verdict is Verdict.SUCCEEDED
     exit_code = deciding.exit_code if deciding is not None else None
@@ -238,7 +243,7 @@ def _outcome(
         exit_code=exit_code,
         error_code="" if succeeded else code or f"job.{verdict.value}",
         error_message="" if succeeded else message,
-        evidence=evidence(story.snapshot, deciding, {one.id for one in story.latest.values()}),
+        evidence=evidence(story.snapshot, deciding, endings),
     )
 
 

@@ -10,6 +10,8 @@ from worker.core.instants import entry_time_ms
 from worker.core.model import Entry, MessageKey, Phase, Record, Request, Routing
 from worker.errors import RequestRejected
 
+_UNDECIDED = frozenset({Phase.RECEIVED, Phase.WAITING, Phase.DISPATCHING})
+
 
 @dataclass(slots=True)
 class Message:
@@ -74,7 +76,7 @@ class Message:
     @property
     def undecided(self) -> bool:
         """Whether it is still open if there will be a job."""
-        return self.phase in {None, Phase.RECEIVED, Phase.WAITING, Phase.DISPATCHING}
+        return self.record is None or self.record.phase in _UNDECIDED
 
     @property
     def due_ms(self) -> int:

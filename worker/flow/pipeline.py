@@ -33,6 +33,7 @@ T = TypeVar("T")
 Park = Callable[[Message], Parked | None]
 """Whether a message that was just received has to wait in Redis, rather than be dispatched now."""
 
+_HERE_NO_MORE = frozenset({Phase.FINISHED, Phase.WAITING})
 RETRIES = Backoff(first_seconds=0.1, most_seconds=5.0)
 """Without a bound on their number: what is known of a job outlasts an outage of Redis or Nomad."""
 
@@ -206,25 +207,26 @@ class Pipeline:
         self._tasks[message.key] = task
 
     async def _carry(self, message: Message) -> None:
-        with structlog.contextvars.bound_contextvars(stream=message.key.stream, message_id=message.key.id):
-            try:
-                await self._walk(message)
-            except WorkerError as error:
-                self._dropped(message, error)
-            except Exception as error:
-                log.exception("message.crashed")
-                self._failed(error)
-            finally:
-                self._dispatch.let_go(message)
-                if message.record:
-                    self._watch.forget(message.record)
-                del self._messages[message.key], self._tasks[message.key]
-                self._undecided.discard(message.key)
-                self._passing.discard(message.key)
-                self.freed.set()
-                self.moved.set()
-                if (coming := self._coming.pop(message.key, None)) is not None:
-                    self._begin(coming)
+        # For all lines of this task, whose context ends with it.
+        structlog.contextvars.bind_contextvars(stream=message.key.stream, message_id=message.key.id)
+        try:
+            await self._walk(message)
+        except WorkerError as error:
+            self._dropped(message, error)
+        except Exception as error:
+            log.exception("message.crashed")
+            self._failed(error)
+        finally:
+            self._dispatch.let_go(message)
+            if message.record:
+                self._watch.forget(message.record)
+            del self._messages[message.key], self._tasks[message.key]
+            self._undecided.discard(message.key)
+            self._passing.discard(message.key)
+            self.freed.set()
+            self.moved.set()
+            if (coming := self._coming.pop(message.key, None)) is not None:
+                self._begin(coming)
 
     async def _walk(self, message: Message) -> None:
         if not await self._lasting(partial(self._admit.admit, message)) or message.record is None:
@@ -233,7 +235,7 @@ class Pipeline:
         log.info(
             "message.admitted", job=record.routing.job, phase=record.phase.value, takeovers=record.takeovers
         )
-        while record.phase not in {Phase.FINISHED, Phase.WAITING} and not self._leaves(message):
+        while record.phase not in _HERE_NO_MORE and not self._leaves(message):
             fact = await self._lasting(partial(self._step, message, record))
             undecided = message.undecided
             before, record = record, await self._keep(message, record, fact)

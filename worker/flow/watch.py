@@ -79,7 +79,7 @@ class Watch:
                 child.blocked_since = NEVER
             elif child.blocked_since == NEVER:
                 child.blocked_since = self._clock.monotonic()
-            if finding.step is not None and finding.step.value != record.shown:
+            if finding.step is not None and finding.step != record.shown:
                 return Progressed(finding.step, self._clock.now_ms(), finding.data)
             if verdict := self._reason_to_stop(child, message, record):
                 return StopOrdered(verdict, self._clock.now_ms())
