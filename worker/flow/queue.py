@@ -34,6 +34,9 @@ SOON_MS = 2_000
 back would cost more."""
 LOOK_SECONDS = 0.5
 """Between two looks without a reason: other workers put messages into the queue and free slots unheard."""
+DELAYS_LOOK_SECONDS = SOON_MS / 2_000
+"""The same where nothing is limited, so that slots keep nobody waiting: what others put into the queue is due
+in `SOON_MS` at the earliest, and is heard of before that."""
 GATHER_SECONDS = 0.005
 """After a look in vain: what happens within it is one reason for the next look."""
 REST_PER_LOOK = 4.0
@@ -216,7 +219,7 @@ class Waiting:
             RedisUnavailable: some may be this worker's all the same: reconcile.
         """
         async with self._turn:
-            self._look_at_ms = self._clock.now_ms() + LOOK_SECONDS * 1000
+            self._look_at_ms = self._clock.now_ms() + self._look_seconds * 1000
             if self._stopping or self._lease.remaining_seconds <= 0:
                 return 0
             taken = 0
@@ -236,7 +239,11 @@ class Waiting:
     @property
     def look_again_seconds(self) -> float:
         """How long until something may have come to be due."""
-        return max(0.0, min(LOOK_SECONDS, (self._look_at_ms - self._clock.now_ms()) / 1000))
+        return max(0.0, min(self._look_seconds, (self._look_at_ms - self._clock.now_ms()) / 1000))
+
+    @property
+    def _look_seconds(self) -> float:
+        return LOOK_SECONDS if self.orders else DELAYS_LOOK_SECONDS
 
     async def _look(self) -> dict[str, int]:
         """The streams with something in the queue, and since when it waits there."""

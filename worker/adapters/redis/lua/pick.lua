@@ -10,10 +10,15 @@
 -- Returns: {next time to look (0: none), messages queued, delayed, since when the oldest queued one waits,
 --   tenants to pass over next time, flow to begin after, {entry ID, ledger[, fields of the entry]}...}
 local DUE_AT_ONCE, OVERDUE_AT_ONCE, LOOKS = 200, 50, 400
+local at = indices(2)
+-- Nearly every look is at nothing: it is one command.
+if redis.call('EXISTS', at.delayed, at.queue, at.flows, at.turns, at.deadlines) == 0 then
+  return {'0', 0, 0, '0', 0, ''}
+end
 local group, picker, version, stream, most = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local now = tonumber(ARGV[6])
 if now == 0 then now = now_ms() end
-local at, limits = indices(2), cmsgpack.unpack(ARGV[9])
+local limits = cmsgpack.unpack(ARGV[9])
 local CAPS, RATES = 8, KEYS[13]
 local out, next_look = {}, nil
 -- A script is not rolled back: that the group is gone must show before the first write.
