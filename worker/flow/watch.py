@@ -7,6 +7,7 @@ enough. The verdict itself is a rule in `core.verdict`.
 import asyncio
 import random
 from collections.abc import Callable
+from typing import NamedTuple
 
 import structlog
 
@@ -32,6 +33,15 @@ STOP_AGAIN_SECONDS = 30.0
 ENDING_SECONDS = 30.0
 """How long a stopped job's tasks may take to end before the verdict does without their exit codes:
 a kill timeout (5 s unless the job says otherwise) and the client's next report."""
+
+
+class _Now(NamedTuple):
+    """One look at the clock, for all that follows from one judgement."""
+
+    seconds: float
+    """Monotonic."""
+    ms: int
+    """Unix milliseconds."""
 
 
 class Watch:
@@ -67,28 +77,29 @@ class Watch:
         child = self._child(message, record)
         while True:
             child.changed.clear()
+            now = _Now(self._clock.monotonic(), self._clock.now_ms())
             finding = judge(
                 child.snapshot,
                 stopping=record.stopping,
                 shown=record.shown,
-                grace_over=self._grace_over(child),
+                grace_over=_grace_over(child, now),
             )
             if isinstance(finding, Final):
                 return Ended(finding.outcome)
             if finding.step is not Progress.BLOCKED:
                 child.blocked_since = NEVER
             elif child.blocked_since == NEVER:
-                child.blocked_since = self._clock.monotonic()
+                child.blocked_since = now.seconds
             if finding.step is not None and finding.step != record.shown:
-                return Progressed(finding.step, self._clock.now_ms(), finding.data)
-            if verdict := self._reason_to_stop(child, message, record):
-                return StopOrdered(verdict, self._clock.now_ms())
+                return Progressed(finding.step, now.ms, finding.data)
+            if verdict := self._reason_to_stop(child, message, record, now):
+                return StopOrdered(verdict, now.ms)
             if record.stopping:
                 await self._stop(message, record)
             if child.read_at == NEVER and (finding.needs_read or not child.followed):
                 delay = REREADS.delay(child.reads + 1, random.random())  # noqa: S311
-                child.read_at = self._clock.monotonic() + delay
-            await self._change(child, self._next_deadline(child, message, record))
+                child.read_at = now.seconds + delay
+            await self._change(child, self._next_deadline(child, message, record, now))
 
     def look_again(self, record: Record) -> None:
         """Something else than Nomad's word is new about the message."""
@@ -121,38 +132,29 @@ class Watch:
             child.read_at = self._clock.monotonic()
         return child
 
-    def _grace_over(self, child: Child) -> bool:
-        job, now = child.snapshot.job, self._clock.monotonic()
-        ending = child.snapshot.gone or (job is not None and (job.stop or job.status == "dead"))
-        if not ending:
-            child.ending_since = NEVER
-        elif child.ending_since == NEVER:
-            child.ending_since = now
-        return now - child.ending_since >= ENDING_SECONDS
-
-    def _reason_to_stop(self, child: Child, message: Message, record: Record) -> Verdict | None:
+    def _reason_to_stop(self, child: Child, message: Message, record: Record, now: _Now) -> Verdict | None:
         if record.stopping:
             return None
         if message.cancelled:
             return Verdict.CANCELLED
         limit = record.routing.timeout_seconds if record.placed_at_ms else None
-        if limit is not None and self._clock.now_ms() >= record.placed_at_ms + limit * 1000:
+        if limit is not None and now.ms >= record.placed_at_ms + limit * 1000:
             return Verdict.TIMED_OUT
-        overdue_at = self._overdue_at(child, record)
-        if overdue_at > self._clock.monotonic():
+        overdue_at = self._overdue_at(child, record, now)
+        if overdue_at > now.seconds:
             return None
         if child.looked_at >= overdue_at:
             return Verdict.UNPLACED
         # What is known may be old, as after a time without a worker: a job that runs must not be stopped.
-        child.read_by(self._clock.monotonic())
+        child.read_by(now.seconds)
         return None
 
-    def _overdue_at(self, child: Child, record: Record) -> float:
+    def _overdue_at(self, child: Child, record: Record, now: _Now) -> float:
         """Monotonic seconds at which the job has waited for a place for too long; NEVER: it need not wait."""
         if record.placed_at_ms:
             return child.blocked_since + self._placement_deadline_seconds
-        waited_seconds = (self._clock.now_ms() - record.dispatched_at_ms) / 1000
-        return self._clock.monotonic() - waited_seconds + self._placement_deadline_seconds
+        waited_seconds = (now.ms - record.dispatched_at_ms) / 1000
+        return now.seconds - waited_seconds + self._placement_deadline_seconds
 
     async def _stop(self, message: Message, record: Record) -> None:
         now = self._clock.monotonic()
@@ -167,25 +169,19 @@ class Watch:
             return
         log.info("job.stop_sent", job_id=record.job_id, verdict=record.stopping)
 
-    def _next_deadline(self, child: Child, message: Message, record: Record) -> float:
+    def _next_deadline(self, child: Child, message: Message, record: Record, now: _Now) -> float:
         """Monotonic seconds at which something is to be done although nothing was told."""
-        now, now_ms = self._clock.monotonic(), self._clock.now_ms()
-        deadlines = [self._read_due(child)]
-        if child.ending_since + ENDING_SECONDS > now:
+        deadlines = [_read_due(child)]
+        if child.ending_since + ENDING_SECONDS > now.seconds:
             deadlines.append(child.ending_since + ENDING_SECONDS)
         if record.stopping:
             deadlines.append(message.stop_sent_at + STOP_AGAIN_SECONDS)
             return min(deadlines)
         if record.placed_at_ms and record.routing.timeout_seconds is not None:
             run_limit_ms = record.placed_at_ms + record.routing.timeout_seconds * 1000
-            deadlines.append(now + (run_limit_ms - now_ms) / 1000)
-        deadlines.append(self._overdue_at(child, record))
+            deadlines.append(now.seconds + (run_limit_ms - now.ms) / 1000)
+        deadlines.append(self._overdue_at(child, record, now))
         return min(deadlines)
-
-    def _read_due(self, child: Child) -> float:
-        if child.unseen and not child.started:
-            return min(child.read_at, child.added_at + QUIET_SECONDS * (child.reads + 1))
-        return child.read_at
 
     async def _change(self, child: Child, deadline: float) -> None:
         """Wait until something is new about the child, at most until the deadline; read it if it is time."""
@@ -198,7 +194,8 @@ class Watch:
             finally:
                 if alarm is not None:
                     alarm.cancel()
-        if self._read_due(child) <= self._clock.monotonic():
+        due = _read_due(child)
+        if due != NEVER and due <= self._clock.monotonic():
             await self._read(child)
 
     async def _read(self, child: Child) -> None:
@@ -215,3 +212,19 @@ class Watch:
         known, child.snapshot = child.snapshot, replace_with(read, child.snapshot)
         if child.snapshot != known:
             child.reads = 0
+
+
+def _grace_over(child: Child, now: _Now) -> bool:
+    job = child.snapshot.job
+    ending = child.snapshot.gone or (job is not None and (job.stop or job.status == "dead"))
+    if not ending:
+        child.ending_since = NEVER
+    elif child.ending_since == NEVER:
+        child.ending_since = now.seconds
+    return now.seconds - child.ending_since >= ENDING_SECONDS
+
+
+def _read_due(child: Child) -> float:
+    if child.unseen and not child.started:
+        return min(child.read_at, child.added_at + QUIET_SECONDS * (child.reads + 1))
+    return child.read_at

@@ -83,6 +83,7 @@ class RedisLedger:
         self._redis = redis
         self._runner = runner
         self._keys = keys
+        self._caps = keys.caps
         self._clock = clock
         self._options = options
 
@@ -175,7 +176,7 @@ class RedisLedger:
             self._reply(record, "result"),
         ]
         stream, ledger = self._keys.stream(key.stream), self._keys.message(key)
-        keys = [stream, ledger, reply_key, self._keys.dead, self._keys.cancels, *self._keys.caps]
+        keys = [stream, ledger, reply_key, self._keys.dead, self._keys.cancels, *self._caps]
         answer, confirmed = await self._runner.run_confirmed(Script.SETTLE, keys, args)
         if answer[0] == b"fenced":
             raise _refused(record, answer)
@@ -218,7 +219,7 @@ class RedisLedger:
             Script.PARK,
             [
                 *(self._keys.stream(key.stream), self._keys.message(key)),
-                *(*self._keys.waiting(key.stream), *self._keys.caps),
+                *(*self._keys.waiting(key.stream), *self._caps),
             ],
             [options.group, options.worker, before.fence, key.id, fact.until_ms, fact.deadline_ms],
         )

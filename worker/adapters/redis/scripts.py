@@ -50,6 +50,9 @@ class Script(Enum):
     EXPIRE_DEAD = ("expire_dead",)
     KEEP_KEY = ("keep_key",)
 
+    # An enum's own looks at the member's name, in Python: six times a message.
+    __hash__ = object.__hash__
+
 
 @dataclass(frozen=True, slots=True)
 class _Source:
