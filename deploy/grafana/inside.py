@@ -197,6 +197,12 @@ PROCESS = Row(
             steps=((None, "green"), (0.9, "red")),
         ),
         Panel(
+            "A round of the event loop",
+            "How long each worker's own event loop takes to come round. It is part of every wait for others.",
+            "s",
+            [Query(f"dispatch_worker_event_loop_round_seconds{{{J}}}", "{{instance}}")],
+        ),
+        Panel(
             "Resident memory",
             "It grows with the messages in flight, not with the cluster.",
             "bytes",

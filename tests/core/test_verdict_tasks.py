@@ -187,6 +187,15 @@ def test_a_follower_that_is_still_ending_is_waited_for() -> None:
     assert not isinstance(judge(told), Final)
 
 
+def test_main_tasks_that_all_ended_with_a_leader_among_the_helpers_prove_no_success() -> None:
+    tasks = {"follow": killed(because="Leader Task Dead"), "side": ran()}
+    leading_helper = Task(name="side", lifecycle=SIDECAR.lifecycle, leader=True)
+
+    given = outcome(allocation(tasks), group("g", FOLLOWER, leading_helper))
+
+    assert (given.verdict, given.error_code) == (Verdict.UNKNOWN_GC, "job.exit_unknown")
+
+
 def test_a_leader_event_in_a_group_without_leader_excuses_nothing() -> None:
     tasks = {"main": ran(), "follow": killed(because="Leader Task Dead")}
 

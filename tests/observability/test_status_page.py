@@ -1,5 +1,6 @@
 """The status page tells what is going on, and nothing in it is HTML from outside."""
 
+import re
 from html.parser import HTMLParser
 from unittest.mock import patch
 
@@ -11,6 +12,7 @@ from tests.observability.stage import KEYS, Stage, stage
 from worker.adapters.redis.lookback import Story
 from worker.core.backlog import Backlog
 from worker.core.model import MessageKey, Phase, Record, Routing, Run, Verdict
+from worker.core.pace import Brake
 from worker.core.reply import Reply
 from worker.runtime.statuspage import view as view_module
 from worker.runtime.statuspage.html import tag
@@ -64,6 +66,9 @@ def view(text: str = "render", url: str = "http://nomad.example/ui/jobs/x") -> O
         draining=False,
         in_flight=1,
         in_flight_limit=500,
+        dispatch_limit=3,
+        dispatch_most=16,
+        brake=Brake.LATENCY,
         backlog=Part(Backlog()),
         workers=Part(None, text),
         messages=[InHand(key, text, text, text, text, url, 3.0, 1)],
@@ -89,6 +94,10 @@ def test_what_is_searched_for_stays_text(sought: str) -> None:
         box["value"] == sought.replace("\r\n", "\n").replace("\r", "\n") or "\r" in sought or "\0" in sought
     )
     assert len(page.all("script")) == 1
+
+
+def test_what_holds_dispatches_back_is_told() -> None:
+    assert "Dispatches at once3of at most 16: Nomad is slow to answer" in Outline(overview(view())).text
 
 
 @pytest.mark.parametrize("address", ["javascript:alert(1)", "data:text/html,x", "//evil", ""])
@@ -140,7 +149,12 @@ async def test_a_browser_sees_what_is_going_on() -> None:
         assert "<script>alert" not in answer.text
         # Its own one, which the policy names by its hash.
         assert page.all("script") == [{}]
-        assert (await world.get("/status")).headers["Content-Type"].startswith("application/json")
+        told = await world.get("/status")
+        assert told.headers["Content-Type"].startswith("application/json")
+        dispatches = told.json()["dispatches"]
+        assert 1 <= dispatches.pop("limit") <= 16
+        assert dispatches == {"most": 16, "brake": "none"}
+        assert re.search(r"Dispatches at once\d+of at most 16Workers", page.text)
 
         await it_lists_dead_letters(world)
         await it_tells_a_message_s_story(world, sent[1], held)

@@ -257,7 +257,7 @@ def test_metrics_are_instruments() -> None:
 
 
 async def test_a_scrape_shows_the_process_as_it_is_now() -> None:
-    now = Local({}, lease_remaining_seconds=6.5, gate_open=False, draining=True)
+    now = Local({}, lease_remaining_seconds=6.5, gate_open=False, loop_round_seconds=0.04, draining=True)
     metrics = made(lambda: now)
 
     await metrics.scrape(probe)
@@ -265,4 +265,5 @@ async def test_a_scrape_shows_the_process_as_it_is_now() -> None:
     assert value(metrics, "lease_remaining_seconds") == 6.5
     assert value(metrics, "dispatch_gate_open") == 0
     assert value(metrics, "draining") == 1
+    assert value(metrics, "event_loop_round_seconds") == 0.04
     assert value(metrics, "jobs_in_flight_limit") == 500

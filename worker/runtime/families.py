@@ -212,6 +212,10 @@ class Families:
         self.brake = self._gauge(
             "dispatch_concurrency_brake", "1 for what holds that limit down now, 0 for the rest.", "reason"
         )
+        self.loop_round = self._gauge(
+            "event_loop_round_seconds",
+            "How long a round of the event loop takes, lately; each wait has some.",
+        )
         self.draining = self._gauge("draining", "Whether this process is shutting down.")
         self.policy_reload = self._gauge(
             "config_last_reload_successful",

@@ -56,6 +56,8 @@ class Local:
     dispatch_limit: int = 0
     """Most dispatches on their way at once, now."""
     dispatch_brake: Brake = Brake.NONE
+    loop_round_seconds: float = 0.0
+    """How long a round of the event loop takes, lately."""
     draining: bool = False
     undecided_oldest_seconds: float = 0.0
     """How long the longest undecided message in hand has been due."""
@@ -343,6 +345,7 @@ class Metrics:
         families.pace.set(local.dispatch_limit)
         for brake in Brake:
             families.brake.labels(brake.value).set(brake is local.dispatch_brake)
+        families.loop_round.set(local.loop_round_seconds)
         families.draining.set(local.draining)
 
     def _name(self, job: str) -> None:

@@ -70,6 +70,11 @@ async def status(parts: Parts) -> Mapping[str, Any]:
             }
             for worker in workers
         ],
+        "dispatches": {
+            "limit": parts.slots.limit,
+            "most": parts.settings.dispatch_concurrency,
+            "brake": parts.slots.brake,
+        },
         "in_flight": len(parts.pipeline),
         "messages": [
             {

@@ -147,6 +147,7 @@ class Parts:
     survey: RedisSurvey
     lease: Lease
     gate: Gate
+    slots: Slots
     heartbeat: Heartbeat
     pipeline: Pipeline
     intake: Intake
@@ -302,6 +303,7 @@ def assemble(
         gate_open=gate.is_open,
         dispatch_limit=slots.limit,
         dispatch_brake=slots.brake,
+        loop_round_seconds=lag.round_seconds,
         draining=pipeline.draining,
         undecided_oldest_seconds=_undecided_oldest_seconds(pipeline, clock),
     )
@@ -319,6 +321,7 @@ def assemble(
         survey,
         lease,
         gate,
+        slots,
         heartbeat,
         pipeline,
         intake,

@@ -6,6 +6,7 @@ Decides nothing; every value was looked up before, and everything that came from
 from collections.abc import Sequence
 
 from worker.adapters.redis.survey import WorkerSeen
+from worker.core.pace import Brake
 from worker.core.reply import Reply
 from worker.runtime.statuspage.frame import (
     Tone,
@@ -26,6 +27,13 @@ from worker.runtime.statuspage.view import DEAD_LETTERS_SHOWN, Dead, InHand, Ove
 from worker.runtime.statuspage.words import UNKNOWN, count, duration
 
 NOTHING = "-"
+_BRAKES = {
+    Brake.NONE: "",
+    Brake.LATENCY: ": Nomad is slow to answer",
+    Brake.ERRORS: ": Nomad answers with errors",
+    Brake.EVALUATIONS: ": Nomad has many waiting",
+    Brake.CHILDREN: ": a job has many children",
+}
 
 
 def overview(view: Overview) -> str:
@@ -124,6 +132,12 @@ def _figures(view: Overview) -> Markup:
             f"of at most {count(view.in_flight_limit)}",
             tone="warn" if full else "",
             meter=(view.in_flight, view.in_flight_limit),
+        ),
+        figure(
+            "Dispatches at once",
+            count(view.dispatch_limit),
+            f"of at most {count(view.dispatch_most)}{_BRAKES[view.brake]}",
+            tone="warn" if view.brake is not Brake.NONE else "",
         ),
         figure("Workers alive", count(workers), "replicas of this group", tone="bad" if workers == 0 else ""),
         figure("Dead letters", count(dead), "waiting for a person", tone="bad" if dead else ""),

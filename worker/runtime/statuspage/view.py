@@ -16,6 +16,7 @@ from worker.adapters.redis.lookback import DEAD_LETTERS_READ, DeadLetter, RedisL
 from worker.adapters.redis.survey import WorkerSeen
 from worker.core.backlog import Backlog
 from worker.core.model import MessageKey
+from worker.core.pace import Brake
 from worker.core.reply import Reply
 from worker.errors import WorkerError
 from worker.runtime.wiring import Parts
@@ -66,6 +67,11 @@ class Overview:
     draining: bool
     in_flight: int
     in_flight_limit: int
+    dispatch_limit: int
+    """Most dispatches on their way at once, now; `dispatch_most` at best."""
+    dispatch_most: int
+    brake: Brake
+    """What holds that limit down."""
     backlog: Part[Backlog]
     workers: Part[Sequence[WorkerSeen]]
     messages: Sequence[InHand]
@@ -141,6 +147,9 @@ class Viewer:
             draining=parts.pipeline.draining,
             in_flight=len(parts.pipeline),
             in_flight_limit=parts.settings.max_in_flight,
+            dispatch_limit=parts.slots.limit,
+            dispatch_most=parts.settings.dispatch_concurrency,
+            brake=parts.slots.brake,
             backlog=backlog,
             workers=workers,
             messages=sorted(messages, key=lambda one: -one.age_seconds)[:SHOWN],
