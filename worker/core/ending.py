@@ -179,12 +179,11 @@ def last_runs(allocation: Allocation, group: TaskGroup | None) -> LastRuns:
         allocation: any one.
         group: as for `ending_of`.
     """
-    tasks = {name: last_run(name, state) for name, state in (allocation.task_states or {}).items()}
+    tasks = {name: _last_run(name, state) for name, state in (allocation.task_states or {}).items()}
     return LastRuns(allocation, tasks, _main_names(group, tasks))
 
 
-def last_run(name: str, state: TaskState) -> TaskEnd:
-    """One task's last run."""
+def _last_run(name: str, state: TaskState) -> TaskEnd:
     events = state.events or []
     start = 0
     for index, event in enumerate(events):
