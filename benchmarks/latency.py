@@ -24,7 +24,12 @@ from benchmarks.common import (
 BURST = 3_000
 LOADS = (0.1, 0.5, 0.9)
 TICK_SECONDS = 0.01
-SETTINGS = {"WORKER_DISPATCH_CONCURRENCY": "32", "WORKER_DISPATCH_PACE": "fixed"}
+SETTINGS = {
+    "WORKER_DISPATCH_CONCURRENCY": "32",
+    "WORKER_DISPATCH_PACE": "fixed",
+    # Every reply is looked at in the end, and a long run makes more than are kept by default.
+    "WORKER_REPLY_MAXLEN": "1000000",
+}
 
 
 async def run(*, full: bool) -> Result:
