@@ -122,8 +122,8 @@ MUTATIONS = [
     Mutation(
         "calls_a_kill_a_success",
         "worker/core/verdict.py",
-        "Final(_of_gone(story, stopping))",
-        "Final(_outcome(story, Verdict.SUCCEEDED, 0, '', code=''))",
+        "Final(_of_gone(story_of(snapshot), stopping))",
+        "Final(_outcome(story_of(snapshot), [], Verdict.SUCCEEDED, None, ''))",
         [f"{CRASHES}::test_F05_c09_a_job_collected_while_every_worker_was_down_is_never_run_again"],
     ),
     Mutation(
