@@ -24,7 +24,7 @@ from typing import Any
 import httpx
 
 from benchmarks.common import STREAM, Measured, Result, in_turns, redis_server, send, worker
-from tests.contract.conftest import dev_agent
+from tests.nomad_agent import dev_agent
 from worker.adapters.nomad.client import NomadClient
 from worker.adapters.nomad.connection import NomadOptions
 from worker.core.model import Order, Place
@@ -223,5 +223,5 @@ def _agent() -> Iterator[str]:
     if program is None or os.environ.get("NOMAD_ADDR"):
         yield os.environ.get("NOMAD_ADDR", "").rstrip("/")
         return
-    with dev_agent(program) as address:
-        yield address
+    with dev_agent(program) as agent:
+        yield agent.address

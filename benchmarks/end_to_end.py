@@ -3,7 +3,9 @@
 import asyncio
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 from benchmarks.common import (
@@ -11,6 +13,7 @@ from benchmarks.common import (
     Result,
     all_acknowledged,
     finals,
+    in_turns,
     process,
     redis_server,
     send,
@@ -33,11 +36,12 @@ async def run(*, full: bool) -> Result:
     """The worker and the naive worker in turns, against the same stub."""
     result = Result("end_to_end", "From XADD to the acknowledged final reply, against a stub")
     rounds, count = (7, 10_000) if full else (3, 3_000)
-    ours, naive, bare = [], [], []
-    for _ in range(rounds):
-        ours.append(await run_worker(count))
-        naive.append(await run_naive(count // 10))
-        bare.append(await run_worker(count, uvloop=False))
+    sides: dict[str, Callable[[], Awaitable[dict[str, float]]]] = {
+        "worker": partial(run_worker, count),
+        "naive": partial(run_naive, count // 10),
+        "without uvloop": partial(run_worker, count, uvloop=False),
+    }
+    ours, naive, bare = (await in_turns(rounds, sides)).values()
     rate = result.add("worker, of the wall clock", "messages/s", [one["rate"] for one in ours])
     per_core = result.add("worker, per core it took", "messages/s", [one["per_core"] for one in ours])
     theirs = result.add("naive worker, of the wall clock", "messages/s", [one["rate"] for one in naive])

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import httpx
@@ -15,6 +16,7 @@ from benchmarks.common import (
     Worker,
     all_acknowledged,
     finals,
+    in_turns,
     redis_server,
     send,
     stub_nomad,
@@ -60,7 +62,7 @@ async def run(*, full: bool) -> Result:
             result.target("requests to Nomad with 10,000 in flight", asked, most=10)
     result.curve("Memory by jobs in flight", "jobs in flight", "MB", {"worker": points["MB"]})
     result.curve("Processor by jobs in flight", "jobs in flight", "% of a core", {"worker": points["cpu"]})
-    _frames(result, rounds=9 if full else 5)
+    await _frames(result, rounds=9 if full else 5)
     return result
 
 
@@ -152,18 +154,14 @@ async def _count_connections(ours: Worker, stub: Stub, counted: list[int]) -> No
 # Frames by themselves -----------------------------------------------------------------------------
 
 
-def _frames(result: Result, rounds: int) -> None:
+async def _frames(result: Result, rounds: int) -> None:
     """The reader of frames against a JSON decoder that reads them whole, line by line, in turns."""
     lines, own = mixed_lines(10_000)
     sides: dict[str, Callable[[bytes], object]] = {
         "as the worker does": lambda line: decode(line, own.__contains__),
         "read whole by the standard library": json.loads,
     }
-    rates: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(rounds):
-        order = list(sides) if number % 2 else list(sides)[::-1]
-        for name in order:
-            rates[name].append(_rate(lines, sides[name]))
+    rates = await in_turns(rounds, {name: partial(_rate, lines, read) for name, read in sides.items()})
     ours, theirs = (
         result.add(f"95 % frames of others, {name}", "frames/s", values) for name, values in rates.items()
     )
@@ -200,7 +198,7 @@ def _written(life: Life, child: Child) -> list[bytes]:
     return [template % child.values for template in templates]
 
 
-def _rate(lines: Sequence[bytes], read: Callable[[bytes], object]) -> float:
+async def _rate(lines: Sequence[bytes], read: Callable[[bytes], object]) -> float:
     began = time.perf_counter()
     for line in lines:
         read(line)

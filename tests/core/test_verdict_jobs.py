@@ -1,7 +1,10 @@
 """What becomes of a job: several instances, stops, deletion, retries, and what is not certain yet."""
 
+from typing import Any
+
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from tests.core.stories import (
     MAIN,
@@ -11,6 +14,7 @@ from tests.core.stories import (
     allocation,
     ended,
     evaluation,
+    event,
     group,
     job,
     killed,
@@ -19,7 +23,8 @@ from tests.core.stories import (
     snapshot,
 )
 from worker.core.model import Outcome, Verdict
-from worker.core.observed import AllocMetric, DesiredTransition, Snapshot
+from worker.core.observed import Allocation, AllocMetric, DesiredTransition, Snapshot, TaskState
+from worker.core.story import GAVE_WAY
 from worker.core.verdict import PRIORITY, Final, Ongoing, judge
 
 FULL = AllocMetric(nodes_evaluated=1, nodes_exhausted=1, dimension_exhausted={"memory": 1})
@@ -133,6 +138,18 @@ def test_a_sysbatch_job_that_fits_no_node_is_dead_at_once_and_never_ran() -> Non
     assert 'constraint "x = y" filtered 1 node' in given.error_message
 
 
+def test_a_sysbatch_job_one_of_whose_groups_fits_no_node_is_no_success() -> None:
+    spec = job("dead", group("fits"), group("fits-nowhere"), group("none", count=0), type="sysbatch")
+    done = allocation({"main": ran()}, group="fits")
+    told = [evaluation(failed={"fits-nowhere": AllocMetric(nodes_evaluated=1, constraint_filtered={"x": 1})})]
+
+    given = outcome(snapshot(spec, [done], told))
+
+    assert (given.verdict, given.error_code) == (Verdict.FAILED, "job.never_ran")
+    assert given.error_message == "1 instance of the job never ran, and the job is dead"
+    assert [one["group"] for one in given.evidence["placement"]] == ["fits-nowhere"]
+
+
 def test_a_dead_job_without_allocations_and_evaluations_was_garbage_collected() -> None:
     assert outcome(snapshot(job("dead"), [], [])).verdict is Verdict.UNKNOWN_GC
 
@@ -178,6 +195,79 @@ def test_an_allocation_replaced_by_one_that_is_not_known_decides_nothing() -> No
     old = allocation({"main": ran(1)}, "failed", "stop", next="unseen")
 
     assert ongoing(snapshot(job("dead"), [old])) == Ongoing(needs_read=True)
+
+
+# As Nomad leaves it when a disconnected client comes back and its allocation is preferred: the link to the
+# replacement stays, and the replacement is stopped.
+
+
+def gave_way(*, client: str = "complete", **known: Any) -> Allocation:
+    return allocation({"main": killed()}, client, "stop", wanted=GAVE_WAY, **known)
+
+
+@pytest.mark.parametrize(
+    ("task", "client", "desired", "verdict"),
+    [
+        (ran(), "complete", "run", Verdict.SUCCEEDED),
+        (ran(7), "failed", "run", Verdict.FAILED),
+        (killed(), "complete", "stop", Verdict.STOPPED),
+    ],
+)
+def test_an_allocation_that_came_back_counts_and_not_the_one_that_gave_way_to_it(
+    task: TaskState, client: str, desired: str, verdict: Verdict
+) -> None:
+    back = allocation({"main": task}, client, desired, wanted=NOT_NEEDED, id="a", created=11, next="b")
+
+    given = outcome(snapshot(job("dead"), [back, gave_way(id="b", created=30)]))
+
+    assert given.verdict is verdict
+    assert [one["counts"] for one in given.evidence["allocations"]] == [True, False]
+
+
+def test_a_replacement_that_was_done_when_it_gave_way_is_no_success_of_the_job() -> None:
+    back = allocation({"main": ran(3)}, "failed", id="a", created=11, next="b")
+    done = allocation({"main": ran()}, "complete", "stop", wanted=GAVE_WAY, id="b", created=30)
+
+    given = outcome(snapshot(job("dead"), [back, done]))
+
+    assert (given.verdict, given.exit_code) == (Verdict.FAILED, 3)
+
+
+def test_an_allocation_that_came_back_counts_before_its_replacements_replacement() -> None:
+    back = allocation({"main": ran()}, id="a", created=11, next="b")
+    drained = allocation({"main": killed()}, desired="stop", id="b", created=20, next="c")
+
+    given = outcome(snapshot(job("dead"), [back, drained, gave_way(id="c", created=30)]))
+
+    assert given.verdict is Verdict.SUCCEEDED
+
+
+def test_the_one_that_is_said_to_have_come_back_counts_though_it_was_stopped_since() -> None:
+    seen = killed()
+    events = [*(seen.events or ()), event("Reconnected", 9)]
+    back = allocation({"main": replace(seen, events=events)}, desired="stop", id="a", created=11, next="b")
+    failed = allocation({"main": ran(9)}, "failed", id="b", created=20, next="c")
+
+    given = outcome(snapshot(job("dead"), [back, failed, gave_way(id="c", created=30)]))
+
+    assert given.verdict is Verdict.STOPPED
+
+
+def test_what_replaced_an_allocation_that_had_come_back_counts() -> None:
+    back = allocation({"main": ran(1)}, "failed", id="a", created=11, next="d")
+    again = allocation({"main": ran(4)}, "failed", id="d", created=40)
+
+    given = outcome(snapshot(job("dead"), [back, gave_way(id="b", created=30), again]))
+
+    assert (given.verdict, given.exit_code) == (Verdict.FAILED, 4)
+
+
+def test_what_replaced_an_allocation_that_had_come_back_is_looked_for() -> None:
+    back = allocation({"main": ran(1)}, "failed", id="a", created=11, next="unseen")
+
+    told = snapshot(job("dead"), [back, gave_way(id="b", created=30)])
+
+    assert ongoing(told) == Ongoing(needs_read=True)
 
 
 # Stops ----------------------------------------------------------------------------------------------

@@ -6,10 +6,7 @@ Both are moved over Nomad's own HTTP interface, save for the death of a client.
 import asyncio
 import json
 import os
-import shutil
 import signal
-import subprocess
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -18,15 +15,14 @@ from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
-from tests.contract.conftest import free_ports, unmount_below, wait_until_ready
 from tests.contract.nomad_cluster import Cluster
+from tests.nomad_agent import CLIENT_OPTIONS, Agent, agent_folder, free_ports
 from tests.simulator.cluster import SECOND, group, job, shell
 from worker.dev.simulator import Node, Simulator
 from worker.dev.simulator.cluster import new_uuid
 
 VICTIMS = 12
 """Nodes of the simulator that may be drained, lost and filled, one for each situation that does so."""
-STOP_SECONDS = 15.0
 PREEMPTION = {
     f"{scheduler}SchedulerEnabled": True for scheduler in ("System", "Batch", "Service", "SysBatch")
 }
@@ -46,10 +42,7 @@ client {{
   enabled    = true
   node_class = "{node_class}"
   servers    = {servers}
-  options    = {{
-    # Fingerprints that ask the network, or that a loopback agent has no use for.
-    "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean,cni,vault,consul,bridge"
-  }}
+  options    = {{{client_options}  }}
 }}
 plugin "raw_exec" {{ config {{ enabled = true }} }}
 """
@@ -165,7 +158,7 @@ class SimulatedGround(Ground):
 class RealGround(Ground):
     """A server with a client, `node-1`, and a second client, `node-2`, for one at a time to harm."""
 
-    clients: dict[str, "Agent"] = field(default_factory=dict)
+    clients: dict[str, Agent] = field(default_factory=dict)
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(5))
     """Each task of a real agent brings two more processes along."""
@@ -202,54 +195,6 @@ class RealGround(Ground):
         await self.add(preemptor)
 
 
-@dataclass
-class Agent:
-    """One `nomad agent` process, and the folder it works in."""
-
-    program: str
-    folder: Path
-    name: str
-    arguments: list[str]
-    configuration: dict[str, Any]
-    process: "subprocess.Popen[bytes] | None" = None
-
-    @property
-    def log(self) -> Path:
-        return self.folder / f"{self.name}.log"
-
-    def start(self) -> None:
-        config = self.folder / f"{self.name}.hcl"
-        data = self.folder / self.name
-        data.mkdir(exist_ok=True)
-        config.write_text(AGENT.format(name=self.name, data=data, **self.configuration))
-        # An own certificate bundle for AWS makes the agent's start fail on machines that are none of AWS's.
-        environment = {name: value for name, value in os.environ.items() if name != "AWS_CA_BUNDLE"}
-        environment["TMPDIR"] = str(self.folder)
-        with self.log.open("ab") as output:
-            self.process = subprocess.Popen(
-                [self.program, "agent", *self.arguments, "-config", str(config)],
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,
-            )
-
-    def kill(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait(STOP_SECONDS)
-            self.process = None
-
-    def stop(self) -> None:
-        if self.process is None:
-            return
-        self.process.send_signal(signal.SIGINT)
-        try:
-            self.process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.kill()
-
-
 @asynccontextmanager
 async def simulated(**options: Any) -> AsyncIterator[SimulatedGround]:
     """The simulator, ten times as fast with delays and timeouts as it is told to be."""
@@ -262,33 +207,34 @@ async def simulated(**options: Any) -> AsyncIterator[SimulatedGround]:
 @asynccontextmanager
 async def real(program: str) -> AsyncIterator[RealGround]:
     """Two real agents, started here and ended with everything they run."""
-    # A short path: a task's API socket lies deep in it, and a socket's path has 107 characters at most.
-    folder = Path(tempfile.mkdtemp(prefix="nomad-"))
-    http, rpc, serf, http_2, rpc_2, serf_2 = free_ports(6)
-    servers = json.dumps([f"127.0.0.1:{rpc}"])
-    ports = {"http": http, "rpc": rpc, "serf": serf, "node_class": "", "servers": "[]"}
-    more = {"http": http_2, "rpc": rpc_2, "serf": serf_2, "node_class": "victim", "servers": servers}
-    first = Agent(program, folder, "node-1", ["-dev"], ports)
-    second = Agent(program, folder, "node-2", ["-client"], more)
-    address = f"http://127.0.0.1:{http}"
-    ground = RealGround(address, lost_within_seconds=9, clients={"node-2": second})
-    try:
-        first.start()
-        assert first.process is not None
-        await asyncio.to_thread(wait_until_ready, address, first.process, first.log)
-        second.start()
-        await ground.status("node-2", "ready")
-        ground.drivers = await _drivers(ground, "node-1")
+    with agent_folder() as folder:
+        http, rpc, serf, http_2, rpc_2, serf_2 = free_ports(6)
+
+        def agent(name: str, mode: str, **config: Any) -> Agent:
+            text = AGENT.format(name=name, data=folder / name, client_options=CLIENT_OPTIONS, **config)
+            (folder / name).mkdir()
+            return Agent(program, folder, text, f"http://127.0.0.1:{config['http']}", name, [mode])
+
+        first = agent("node-1", "-dev", http=http, rpc=rpc, serf=serf, node_class="", servers="[]")
+        servers = json.dumps([f"127.0.0.1:{rpc}"])
+        second = agent(
+            "node-2", "-client", http=http_2, rpc=rpc_2, serf=serf_2, node_class="victim", servers=servers
+        )
+        ground = RealGround(first.address, lost_within_seconds=9, clients={"node-2": second})
         try:
-            yield ground
+            first.start()
+            await asyncio.to_thread(first.wait_until_ready)
+            second.start()
+            await ground.status("node-2", "ready")
+            ground.drivers = await _drivers(ground, "node-1")
+            try:
+                yield ground
+            finally:
+                await ground.clean()
         finally:
-            await ground.clean()
-    finally:
-        await asyncio.to_thread(second.stop)
-        await asyncio.to_thread(first.stop)
-        _end_tasks(folder)
-        unmount_below(folder)
-        shutil.rmtree(folder, ignore_errors=True)
+            await asyncio.to_thread(second.stop)
+            await asyncio.to_thread(first.stop)
+            _end_tasks(folder)
 
 
 @asynccontextmanager

@@ -17,6 +17,10 @@ _REGISTERED = "job-register"
 _DEREGISTERED = "job-deregister"
 _PLAIN_TRIGGERS = frozenset({_REGISTERED, "queued-allocs", _DEREGISTERED})
 
+GAVE_WAY = "alloc not needed due to disconnected client reconnect"
+"""Nomad's words for a replacement that it stopped since the one it had replaced came back (`disconnect`)."""
+_CAME_BACK = "Reconnected"
+
 Instance = tuple[str, str]
 """What is to run once: group and index, or, in a sysbatch job, group and node."""
 
@@ -48,8 +52,9 @@ class Story(Struct, frozen=True):
         if job is None or job.task_groups is None:
             return 1
         if job.type == "sysbatch":
-            # One for each node that fits, and only the servers know how many do.
-            return 0 if self.latest else 1
+            # One for each node that fits, and only the servers know how many do: at least one for each group.
+            groups = {group.name for group in job.task_groups if group.count}
+            return len(groups - {group for group, _ in self.latest}) if groups else 1
         wanted = {(group.name, str(index)) for group in job.task_groups for index in range(group.count)}
         return len(wanted - self.latest.keys()) if wanted else 1
 
@@ -106,11 +111,10 @@ def story_of(snapshot: Snapshot) -> Story:
     latest: dict[Instance, Allocation] = {}
     broken = set()
     for instance, tries in attempts.items():
-        # A replaced allocation may lack the link to the one that replaced it (after a preemption it does).
-        remaining = [one for one in tries if not one.next_allocation]
-        if remaining:
-            latest[instance] = remaining[-1]
-        if not _replacement_known(tries, snapshot):
+        counting = _counting(tries)
+        if counting is not None:
+            latest[instance] = counting
+        if not _replacement_known(tries, counting, snapshot):
             broken.add(instance)
             latest.pop(instance, None)
     return Story(snapshot, attempts, latest, frozenset(broken))
@@ -121,14 +125,52 @@ def runs_no_more(allocation: Allocation) -> bool:
     return allocation.client_status in TERMINAL
 
 
-def _replacement_known(tries: list[Allocation], snapshot: Snapshot) -> bool:
-    """Whether the newest try was not replaced, or by one that is known."""
+def _counting(tries: list[Allocation]) -> Allocation | None:
+    """The try that the instance's end is to be read from; None: it was replaced by one that is not among them.
+
+    Args:
+        tries: oldest first.
+    """
+    if len(tries) == 1:
+        return None if tries[0].next_allocation else tries[0]
+    by_id = {one.id: one for one in tries}
+    # A replaced allocation may lack the link to the one that replaced it (after a preemption it does).
+    standing = [one for one in tries if not one.next_allocation and not _gave_way(one)]
+    # One that came back from a disconnected client keeps the link to the replacement that gave way to it.
+    kept = [one for one in tries if not _gave_way(one) and _gave_way(_last(one, by_id))]
+    back = [one for one in kept if _came_back(one)] or [one for one in kept if one.desired_status == "run"]
+    candidates = standing + (back or kept)[-1:]
+    if not candidates and all(not one.next_allocation or one.next_allocation in by_id for one in tries):
+        candidates = tries
+    return max(candidates, key=_age, default=None)
+
+
+def _gave_way(allocation: Allocation) -> bool:
+    return allocation.desired_description == GAVE_WAY
+
+
+def _last(allocation: Allocation, by_id: Mapping[str, Allocation]) -> Allocation:
+    """The end of the chain of replacements that begins with an allocation, as far as it is known."""
+    seen = {allocation.id}
+    while (following := by_id.get(allocation.next_allocation)) is not None and following.id not in seen:
+        allocation = following
+        seen.add(allocation.id)
+    return allocation
+
+
+def _came_back(allocation: Allocation) -> bool:
+    states = (allocation.task_states or {}).values()
+    return any(event.type == _CAME_BACK for state in states for event in state.events or ())
+
+
+def _replacement_known(tries: list[Allocation], counting: Allocation | None, snapshot: Snapshot) -> bool:
+    """Whether no try was replaced, or only by ones that are known."""
     following = tries[-1].next_allocation
-    if not following:
-        return True
     if snapshot.job is not None and snapshot.job.type == "sysbatch":
         # A replacement on another node counts there.
-        return following in snapshot.allocations
+        return not following or following in snapshot.allocations
+    if not following:
+        return counting is not None
     return any(not one.next_allocation and one.id == following for one in tries)
 
 

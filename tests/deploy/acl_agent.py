@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.contract.conftest import AGENT, STOP_SECONDS, free_ports, unmount_below
+from tests import nomad_agent
 from tests.deploy.chart import ROOT
 
 START_SECONDS = 90.0
@@ -77,47 +76,23 @@ class Agent:
 @contextlib.contextmanager
 def agent() -> Iterator[Agent]:
     """Start one in dev mode, and make its first token."""
-    if not shutil.which("nomad"):
+    program = shutil.which("nomad")
+    if not program:
         pytest.skip("no real Nomad: there is no `nomad` on PATH")
-    # A short path: a task's API socket lies deep in it, and a socket's path has 107 characters at most.
-    folder = Path(tempfile.mkdtemp(prefix="nomad-"))
-    http, rpc, serf = free_ports(3)
-    text = AGENT.format(http=http, rpc=rpc, serf=serf, data=folder / "data")
-    (folder / "agent.hcl").write_text(f"{text}\nacl {{ enabled = true }}\n")
-    # An own certificate bundle for AWS makes the agent's start fail on machines that are none of AWS's.
-    environment = {name: value for name, value in os.environ.items() if name != "AWS_CA_BUNDLE"}
-    log = folder / "agent.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            ["nomad", "agent", "-dev", "-config", folder / "agent.hcl"],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**environment, "TMPDIR": str(folder)},
-            start_new_session=True,
-        )
-    made = Agent(f"http://127.0.0.1:{http}", folder)
-    try:
-        made = Agent(made.address, folder, _first_token(made, process, log))
+    with nomad_agent.dev_agent(program, config="acl { enabled = true }", ready=False) as started:
+        made = Agent(started.address, started.folder)
+        made = Agent(made.address, made.folder, _first_token(made, started))
         made.until("/v1/nodes", lambda nodes: any(node["Status"] == "ready" for node in nodes), "a node")
         yield made
-    finally:
-        process.terminate()
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        unmount_below(folder)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _first_token(made: Agent, process: subprocess.Popen[bytes], log: Path) -> str:
+def _first_token(made: Agent, started: nomad_agent.Agent) -> str:
     deadline = time.monotonic() + START_SECONDS
     with made.http() as http:
-        while process.poll() is None and time.monotonic() < deadline:
+        while started.runs() and time.monotonic() < deadline:
             with contextlib.suppress(httpx.TransportError, json.JSONDecodeError):
                 answer = http.post("/v1/acl/bootstrap")
                 if answer.is_success:
                     return str(answer.json()["SecretID"])
             time.sleep(0.2)
-    pytest.fail(f"no agent with ACLs:\n{log.read_text(errors='replace')[-2000:]}")
+    pytest.fail(f"no agent with ACLs:\n{started.last_words()}")
