@@ -1,6 +1,6 @@
 """A real Nomad agent in a process of its own, for the tests and benchmarks that want one.
 
-Knows nothing of what is asked of it. Nomad's binary is not part of this project: it is used where there is one.
+Knows nothing of what is asked of it. Nomad is not part of this project: it is used where there is one.
 """
 
 import os

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from tests.deploy.chart import ROOT
 from tests.deploy.acl_agent import Agent, agent
+from tests.deploy.chart import ROOT
 from worker.client import DispatchClient, RedisOptions
 from worker.core.reply import Reply
 from worker.dev.embedded_redis import EmbeddedRedis

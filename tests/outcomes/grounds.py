@@ -98,6 +98,23 @@ class Ground(Cluster):
             while (await self.ask("GET", f"/v1/job/{quote(job_id, safe='')}"))["Status"] != wanted:  # noqa: ASYNC110 - see above
                 await asyncio.sleep(0.1)
 
+    async def replacement(self, job_id: str, alloc_id: str) -> str:
+        """Wait until an allocation's replacement runs; asked again and again, as the one before."""
+        async with asyncio.timeout(WAIT_SECONDS):
+            while True:
+                stubs = await self.ask("GET", f"/v1/job/{quote(job_id, safe='')}/allocations")
+                by_id = {str(stub["ID"]): stub for stub in stubs}
+                following = by_id.get(by_id[alloc_id]["NextAllocation"])
+                if following is not None and following["ClientStatus"] == "running":
+                    return str(following["ID"])
+                await asyncio.sleep(0.1)
+
+    async def stopped(self, alloc_id: str) -> None:
+        """Wait until the servers want an allocation stopped; asked again and again, as the one before."""
+        async with asyncio.timeout(WAIT_SECONDS):
+            while (await self.ask("GET", f"/v1/allocation/{alloc_id}"))["DesiredStatus"] != "stop":  # noqa: ASYNC110 - see above
+                await asyncio.sleep(0.1)
+
     async def status(self, name: str, *wanted: str) -> None:
         """Wait for one of these statuses of a node; asked again and again, as the one before."""
         async with asyncio.timeout(WAIT_SECONDS):

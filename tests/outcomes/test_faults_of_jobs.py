@@ -15,9 +15,14 @@ from tests.outcomes.situations import BRIEF, LASTING, PINNED, POLITE, RESCHEDULE
 from tests.outcomes.stage import Stage, stage
 from tests.simulator.cluster import SECOND, group, job, mock, shell
 from worker.core.reply import Reply
+from worker.core.story import GAVE_WAY
 
 pytestmark = pytest.mark.anyio
 
+FIRST_WAITS = (
+    'test -e "$NOMAD_META_who" && exec sleep 600; touch "$NOMAD_META_who"; '
+    'until test -e "$NOMAD_META_who.go"; do sleep 0.1; done; exit 7'
+)
 FIRST_FAILS = 'test -e "$NOMAD_META_who" && exit 0; touch "$NOMAD_META_who"; exit 5'
 
 
@@ -161,6 +166,33 @@ async def test_f39_both_copies_of_a_lost_nodes_work_are_told_of_in_one_verdict(
     assert (counted["counts"], counted["client_status"]) == (True, "complete")
     assert "node is down" in lost["desired_description"] or lost["desired_status"] == "stop"
     assert [reply.type for reply in await here.finals(message)] == ["result"]
+
+
+async def test_f39_work_that_came_back_with_its_client_counts_and_not_what_gave_way_to_it(
+    here: Stage, ground: Ground, tmp_path: Path
+) -> None:
+    harmful(ground)
+    async with ground.victim() as node:
+        liked = [{"LTarget": "${node.unique.name}", "Operand": "=", "RTarget": node, "Weight": 100}]
+        kept = {"LostAfter": 600 * SECOND, "Replace": True, "Reconcile": "keep_original"}
+        name = await put(ground, group(shell(FIRST_WAITS), Affinities=liked, Disconnect=kept), Constraints=[])
+        mark = tmp_path / "first"
+
+        message = await here.send(name, meta={"who": str(mark)})
+        first = await message.said("running")
+        await ground.lose(node)
+        second = await ground.replacement(message.child, first.data["allocation"])
+        await ground.restore(node)
+        await ground.stopped(second)
+        mark.with_name("first.go").touch()
+        final = await message.final()
+
+    assert first.data["node"] == node
+    assert (final.verdict, final.exit_code) == ("failed", 7), final.error_message
+    told = {one["allocation"]: one for one in final.data["allocations"]}
+    back, gave_way = told[first.data["allocation"]], told[second]
+    assert (back["counts"], back["replaced_by"]) == (True, gave_way["allocation"])
+    assert gave_way["desired_description"] == GAVE_WAY
 
 
 async def test_f38_a_sysbatch_job_is_drained_though_nomad_words_it_otherwise(

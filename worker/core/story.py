@@ -126,7 +126,7 @@ def runs_no_more(allocation: Allocation) -> bool:
 
 
 def _counting(tries: list[Allocation]) -> Allocation | None:
-    """The try that the instance's end is to be read from; None: it was replaced by one that is not among them.
+    """The try whose end is the instance's; None: it was replaced by one that is not among them.
 
     Args:
         tries: oldest first.

@@ -125,7 +125,9 @@ class _Group:
         for alloc in self.job.allocs.values():
             if alloc.task_group != self.group.name:
                 continue
-            if alloc.next_allocation:
+            if alloc.desired_description == RECONNECTED:
+                continue
+            if alloc.next_allocation and not self._outlived(alloc):
                 if alloc.live:
                     originals[alloc.name] = alloc
                 continue
@@ -138,8 +140,8 @@ class _Group:
                 self._place(name)
         for name, alloc in current.items():
             original = originals.get(name)
-            if original is not None and self._reconnected(original) and alloc.live:
-                original.next_allocation = ""
+            if original is not None and self._reconnected(original) and alloc.desired_status == "run":
+                # Whoever came back is preferred: all nodes are alike here. Its link stays.
                 self.decisions.stops.append((alloc, RECONNECTED))
                 self.counts["Stop"] += 1
                 self._keep(original)
@@ -148,6 +150,11 @@ class _Group:
                 self._consider(alloc)
             else:
                 self._consider(alloc)
+
+    def _outlived(self, alloc: Allocation) -> bool:
+        """Whether its replacement was stopped when it came back."""
+        replacement = self.state.allocs.get(alloc.next_allocation)
+        return replacement is not None and replacement.desired_description == RECONNECTED
 
     def _reconnected(self, alloc: Allocation) -> bool:
         return alloc.client_status != "unknown" and self.state.nodes[alloc.node_id].status == "ready"
