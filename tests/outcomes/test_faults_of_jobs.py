@@ -171,7 +171,8 @@ async def test_f39_both_copies_of_a_lost_nodes_work_are_told_of_in_one_verdict(
 async def test_f39_work_that_came_back_with_its_client_counts_and_not_what_gave_way_to_it(
     here: Stage, ground: Ground, tmp_path: Path
 ) -> None:
-    harmful(ground)
+    if not isinstance(ground, SimulatedGround):
+        pytest.skip("servers of 2.0 replace no batch job's allocation when its client is cut off: measured")
     async with ground.victim() as node:
         liked = [{"LTarget": "${node.unique.name}", "Operand": "=", "RTarget": node, "Weight": 100}]
         kept = {"LostAfter": 600 * SECOND, "Replace": True, "Reconcile": "keep_original"}

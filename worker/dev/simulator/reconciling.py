@@ -216,6 +216,8 @@ class _Group:
             self.counts["Disconnect"] += 1
             self.counts["Ignore"] += 1
             self.decisions.unknown.append((alloc, self.now + self.state.scaled(self._lost_after())))
+            # As servers before 2.0 did. Later ones reschedule, which a batch job's policy puts off until the
+            # allocation is already unknown, and then they leave it alone.
             if (self.group.spec.get("Disconnect") or {}).get("Replace", True):
                 self._place(alloc.name, alloc)
         else:
