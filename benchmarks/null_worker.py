@@ -16,6 +16,7 @@ from worker.adapters.nomad.client import NomadClient
 from worker.adapters.redis.ledger import RedisLedger
 from worker.core.frames import HEARTBEAT, Frame
 from worker.core.model import Dispatched, Order, Place, Record
+from worker.core.observed import Living
 from worker.runtime import app, wiring
 from worker.settings import load
 
@@ -34,7 +35,7 @@ class NullNomad(NomadClient):
         yield [HEARTBEAT]
         await asyncio.Event().wait()
 
-    async def live_children(self, _place: Place, _parent: str) -> Mapping[str, int]:
+    async def live_children(self, _place: Place, _parent: str) -> Mapping[str, Living]:
         return {}
 
 

@@ -175,7 +175,7 @@ class PriorityOutOfRange(NomadRefused):
 
 
 class RegionUnknown(NomadRefused):
-    """The servers know no path to the region."""
+    """The servers know no path to the region, and it never answered."""
 
     code = "nomad.region_unknown"
 
@@ -210,6 +210,12 @@ class NomadNoLeader(NomadUnavailable):
     """The cluster has no leader, or the leader was lost while it answered."""
 
     code = "nomad.no_leader"
+
+
+class RegionUnreachable(NomadUnavailable):
+    """The servers know no path to a region that has answered before: the link to it is down."""
+
+    code = "nomad.region_unreachable"
 
 
 class NomadBusy(NomadUnavailable):

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 from worker.core.frames import Frame
 from worker.core.lifecycle import Fact
 from worker.core.model import Dispatched, Entry, MessageKey, Order, Place, Record, Routing
-from worker.core.observed import Job, Snapshot
+from worker.core.observed import Job, Living, Snapshot
 from worker.core.policy import Policy
 
 
@@ -299,11 +299,8 @@ class Nomad(Protocol):
         """
         ...
 
-    async def live_children(self, place: Place, parent: str) -> Mapping[str, int]:
-        """The dispatched jobs of `parent` that are not dead, all pages: the index of their last change by ID.
-
-        A change is one to the job, or to the number of its allocations in any state.
-        """
+    async def live_children(self, place: Place, parent: str) -> Mapping[str, Living]:
+        """The dispatched jobs of `parent` that are not dead, all pages, by ID."""
         ...
 
     async def snapshot(self, place: Place, job_id: str) -> Snapshot:

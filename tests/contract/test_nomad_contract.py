@@ -234,10 +234,10 @@ async def test_live_children_are_those_of_this_parent_that_are_not_dead_on_all_p
         assert set(listed) == set(alive)
         assert await nomad.live_children(HERE, neighbour) == {}
         # What the list shows of a job that has not changed since is no later than what a read shows.
-        for job_id, changed_at in listed.items():
+        for job_id, living in listed.items():
             read = await nomad.snapshot(HERE, job_id)
             indexes = {one.modify_index for one in read.allocations.values()}
-            assert changed_at <= max(indexes | {one.modify_index for one in read.evaluations.values()})
+            assert living.changed_at <= max(indexes | {one.modify_index for one in read.evaluations.values()})
 
 
 # Reading ------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 from tests.flow.world import FakeNomad, HandClock, settle
 from worker.core.frames import HEARTBEAT, Frame
 from worker.core.model import Place
-from worker.core.observed import Job, TaskGroup
+from worker.core.observed import Job, Living, TaskGroup
 from worker.errors import FeedLost, FeedRefused, NomadUnavailable, WorkerError
 from worker.flow.children import EARLY_SECONDS, Bell, Children
 from worker.flow.feed import Feed
@@ -30,11 +30,11 @@ class StreamingNomad(FakeNomad):
         self.lists = 0
         self.list_errors: list[WorkerError] = []
 
-    async def live_children(self, place: Place, parent: str) -> Mapping[str, int]:  # noqa: ARG002
+    async def live_children(self, place: Place, parent: str) -> Mapping[str, Living]:  # noqa: ARG002
         self.lists += 1
         if self.list_errors:
             raise self.list_errors.pop()
-        return {CHILD: 1}
+        return {CHILD: Living(1)}
 
     async def _frames(self, index: int) -> AsyncGenerator[Sequence[Frame], None]:
         self.asked_from.append(index)

@@ -11,7 +11,17 @@ from tests.flow.world import FakeNomad, HandClock, message, settle
 from worker.core.frames import Frame
 from worker.core.lifecycle import Ended, Fact, Progressed, StopOrdered, advance
 from worker.core.model import Phase, Place, Progress, Verdict
-from worker.core.observed import Allocation, Evaluation, Job, Snapshot, Task, TaskEvent, TaskGroup, TaskState
+from worker.core.observed import (
+    Allocation,
+    Evaluation,
+    Job,
+    Living,
+    Snapshot,
+    Task,
+    TaskEvent,
+    TaskGroup,
+    TaskState,
+)
 from worker.errors import NomadDenied
 from worker.flow.children import Bell, Children
 from worker.flow.feed import Feed
@@ -87,14 +97,14 @@ class ReadableNomad(FakeNomad):
     def __init__(self) -> None:
         super().__init__()
         self.shows = Snapshot(job_id=CHILD, gone=True, whole=True)
-        self.alive: Mapping[str, int] = {CHILD: 1}
+        self.alive: Mapping[str, Living] = {CHILD: Living(1)}
         self.reads = 0
 
     async def snapshot(self, place: Place, job_id: str) -> Snapshot:  # noqa: ARG002
         self.reads += 1
         return self.shows
 
-    async def live_children(self, place: Place, parent: str) -> Mapping[str, int]:  # noqa: ARG002
+    async def live_children(self, place: Place, parent: str) -> Mapping[str, Living]:  # noqa: ARG002
         return self.alive
 
 
@@ -221,6 +231,47 @@ async def test_the_sweep_leaves_running_jobs_alone_and_reads_those_not_started()
     assert child.read_at == float("inf")
 
 
+LOST = Snapshot(
+    job_id=CHILD,
+    job=job("pending", 20),
+    allocations={"a1": allocation("lost", 20)},
+    evaluations={"e2": Evaluation(id="e2", job_id=CHILD, status="blocked", triggered_by="node-update")},
+    whole=True,
+)
+
+
+@pytest.mark.parametrize("adopted", [False, True])
+async def test_a_job_that_lost_its_node_unseen_is_read_told_of_and_stopped_in_time(adopted: bool) -> None:  # noqa: FBT001
+    world = World(placement_deadline_seconds=100)
+    if adopted:
+        world.message = message(
+            Phase.RUNNING, job_id=CHILD, dispatched_at_ms=1, placed_at_ms=1, shown="running"
+        )
+        task = world.begin()
+        await settle()
+    else:
+        world.children.apply(PLACE, RUNNING)
+        world.keep(await world.begin())
+        task = world.begin()
+        await settle()
+    world.nomad.alive = {CHILD: Living(20, waits=True)}
+    world.nomad.shows = LOST
+
+    await world.feed.sweep()
+    await world.clock.pass_(3)
+    told = await task
+
+    assert isinstance(told, Progressed)
+    assert told.step is Progress.BLOCKED
+    world.keep(told)
+    last = world.begin()
+    await world.clock.pass_(99)
+    assert not last.done()
+    await world.clock.pass_(2)
+    assert (await last) == StopOrdered(Verdict.UNPLACED, world.clock.now_ms())
+    await world.feed.sweep()
+
+
 async def test_a_job_that_waits_is_read_by_a_sweep_only_where_the_list_shows_a_change_not_known() -> None:
     world = World()
     task = world.begin()
@@ -231,7 +282,7 @@ async def test_a_job_that_waits_is_read_by_a_sweep_only_where_the_list_shows_a_c
 
     for changed_at, told_at in [(5, 0), (5, 0), (7, 0), (9, 9), (9, 0), (10, 0)]:
         child.read_at = float("inf")
-        world.nomad.alive = {CHILD: changed_at}
+        world.nomad.alive = {CHILD: Living(changed_at)}
         if told_at:
             world.children.apply(PLACE, Frame(told_at, jobs=(job("pending", told_at),)))
         await world.feed.sweep()

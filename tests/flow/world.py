@@ -12,7 +12,7 @@ from typing import Literal
 from worker.core.frames import Frame
 from worker.core.instants import entry_time_ms
 from worker.core.model import Dispatched, Entry, MessageKey, Order, Phase, Place, Record, Request, Routing
-from worker.core.observed import Job, Snapshot
+from worker.core.observed import Job, Living, Snapshot
 from worker.core.policy import Policy
 from worker.flow.message import Message
 from worker.ports import Picked
@@ -100,8 +100,8 @@ class FakeNomad:
             raise self.lookup_error
         return self.jobs.get(token)
 
-    async def live_children(self, place: Place, parent: str) -> Mapping[str, int]:  # noqa: ARG002
-        return dict.fromkeys(self.jobs.values(), 1)
+    async def live_children(self, place: Place, parent: str) -> Mapping[str, Living]:  # noqa: ARG002
+        return dict.fromkeys(self.jobs.values(), Living(1))
 
     async def snapshot(self, place: Place, job_id: str) -> Snapshot:
         return Snapshot(job_id=job_id, job=await self.job(place, job_id), whole=True)

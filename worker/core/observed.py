@@ -5,6 +5,7 @@ Source: Nomad HTTP API (`/v1/job/:id`, `/v1/job/:id/allocations`, `/evaluations`
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -94,6 +95,15 @@ class Evaluation(Observed, frozen=True):
     modify_index: int = 0
     create_time: int = 0
     """Nanoseconds since the epoch."""
+
+
+class Living(NamedTuple):
+    """A dispatched job that is not dead, as a list of jobs shows it."""
+
+    changed_at: int
+    """Index of the last change to the job, or to the number of its allocations in any state."""
+    waits: bool = False
+    """Its status is `pending`: nothing of it is placed, be it not yet or not any more."""
 
 
 class TaskEvent(Observed, frozen=True):

@@ -92,7 +92,7 @@ class Child:
 
     @property
     def running(self) -> bool:
-        """Whether all that is still to come of it is its end, which a list of the living tells too."""
+        """Whether it was placed, as far as is known here."""
         return self.started or any(
             allocation.client_status == "running" for allocation in self.snapshot.allocations.values()
         )

@@ -104,12 +104,15 @@ class Feed:
                 live = {}
             now = self._clock.monotonic()
             for child in children:
-                changed_at = live.get(child.job_id)
-                if changed_at is None:
+                living = live.get(child.job_id)
+                if living is None:
                     ended += 1
-                elif child.running or changed_at <= max(child.known_index, child.listed_at):
+                elif child.running and not living.waits:
+                    # All that is still to come of it is its end, which the list tells too.
                     continue
-                child.listed_at = changed_at or 0
+                elif living.changed_at <= max(child.known_index, child.listed_at):
+                    continue
+                child.listed_at = living.changed_at if living is not None else 0
                 child.read_by(now + random.uniform(0, SPREAD_SECONDS))  # noqa: S311
         self._instruments.swept(ended)
 

@@ -18,7 +18,7 @@ from worker.adapters.nomad.connection import NomadOptions
 from worker.adapters.nomad.events import NEWEST_INDEX
 from worker.core.frames import HEARTBEAT, Frame
 from worker.core.model import Place
-from worker.errors import FeedLost, FeedRefused, NomadDenied, NomadRefused, NomadUnavailable
+from worker.errors import FeedLost, FeedRefused, NomadDenied, NomadUnavailable
 
 pytestmark = pytest.mark.anyio
 
@@ -196,7 +196,7 @@ async def test_a_connection_that_breaks_is_a_stream_that_is_lost(agent: Agent) -
     [
         (403, "Permission denied", NomadDenied),
         (500, "No cluster leader", NomadUnavailable),
-        (400, "Unable to parse index", NomadRefused),
+        (400, "Unable to parse index", NomadUnavailable),
     ],
 )
 async def test_a_stream_refused_with_a_status_is_named_by_it(

@@ -43,6 +43,7 @@ class JobStub(Observed, frozen=True):
     """A job in a list, reduced to what finding children needs."""
 
     id: str = msgspec.field(name="ID")
+    status: str = ""
     create_index: int = 0
     modify_index: int = 0
     job_summary: JobSummary = JobSummary()

@@ -47,6 +47,22 @@ _UNCOUNTED = frozenset({Operation.DISPATCH, Operation.LEADER, Operation.AGENT_HE
 """Dispatches have slots of their own, and a probe has to tell of Nomad even when reads are slow."""
 
 
+_ABOUT_CHILDREN = frozenset(
+    {
+        Operation.JOB,
+        Operation.FIND_BY_TOKEN,
+        Operation.LIVE_CHILDREN,
+        Operation.EVALUATIONS,
+        Operation.ALLOCATIONS,
+        Operation.STOP,
+        Operation.PURGE,
+        Operation.EVENTS,
+    }
+)
+"""What is asked about jobs that there are. A refusal tells of the way there, and nothing about the jobs:
+servers that have lost a federated region answer that there is no path to it, a proxy what it likes."""
+
+
 OnRequest = Callable[[str, str, float], None]
 """Called after each request: an `Operation`, the HTTP status or `error`, and the seconds it took. For an
 event stream: the seconds to its headers."""
@@ -63,6 +79,8 @@ class Calls:
         self._connection = connection
         self._on_request = on_request
         self._turns = asyncio.Semaphore(READS_AT_ONCE)
+        self.reached: set[str] = set()
+        """Regions that have answered: they exist, whatever is said of the way there later."""
 
     async def call(
         self,
@@ -93,9 +111,13 @@ class Calls:
         """
         url = self._connection.url(path, query, place)
         if operation in _UNCOUNTED:
-            return await self._send(operation, method, url, content, timeout_seconds)
-        async with self._turns:
-            return await self._send(operation, method, url, content, timeout_seconds)
+            response = await self._send(operation, method, url, content, timeout_seconds)
+        else:
+            async with self._turns:
+                response = await self._send(operation, method, url, content, timeout_seconds)
+        if place is not None and response.is_success:
+            self.reached.add(place.region)
+        return response
 
     async def _send(
         self, operation: Operation, method: str, url: str, content: bytes | None, timeout_seconds: float
@@ -114,8 +136,12 @@ class Calls:
             self._on_request(operation, code, time.perf_counter() - started)
         return response
 
-    def refused(self, response: httpx.Response) -> WorkerError:
-        """The named error for an answer that is no success."""
+    def refused(self, response: httpx.Response, operation: Operation) -> WorkerError:
+        """The named error for an answer that is no success.
+
+        Only of dispatches and of people's questions it is a NomadRefused; what the worker watches jobs by may
+        always succeed later.
+        """
         error = refusal(
             response.status_code,
             self._connection.token.mask(response.text),
@@ -123,6 +149,8 @@ class Calls:
         )
         if isinstance(error, NomadDenied):
             self._connection.token.refused()
+        if isinstance(error, NomadRefused) and operation in _ABOUT_CHILDREN:
+            return NomadUnavailable(f"{operation}: {error}")
         return error
 
     def read(
@@ -135,7 +163,7 @@ class Calls:
             NomadUnavailable: a success that is not Nomad's, e.g. a proxy's page.
         """
         if not response.is_success:
-            raise self.refused(response)
+            raise self.refused(response, operation)
         try:
             return decode(response.content)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:

@@ -25,8 +25,8 @@ from worker.adapters.nomad.events import follow
 from worker.adapters.nomad.wording import addressable, children_prefix, job_path, literal
 from worker.core.frames import Frame
 from worker.core.model import Dispatched, Order, Place
-from worker.core.observed import Allocation, Evaluation, Job, Snapshot
-from worker.errors import ChildUnknown, JobUnknown, NomadDenied
+from worker.core.observed import Allocation, Evaluation, Job, Living, Snapshot
+from worker.errors import ChildUnknown, JobUnknown, NomadDenied, RegionUnknown, RegionUnreachable
 
 PAGE_JOBS = 500
 """Jobs per page of a list: about half a megabyte."""
@@ -101,7 +101,13 @@ class NomadClient:
             content=_BODY.encode(body),
             timeout_seconds=self._options.dispatch_timeout_seconds,
         )
-        answer = self._calls.read(response, _DISPATCHED, Operation.DISPATCH)
+        try:
+            answer = self._calls.read(response, _DISPATCHED, Operation.DISPATCH)
+        except RegionUnknown as error:
+            if order.place.region in self._calls.reached:
+                # Servers that have lost a federated region say the same as those that never heard of it.
+                raise RegionUnreachable(str(error), maybe_applied=False) from None
+            raise
         return Dispatched(job_id=answer.dispatched_job_id, eval_id=answer.eval_id)
 
     async def job(self, place: Place, job_id: str) -> Job | None:
@@ -131,7 +137,7 @@ class NomadClient:
         )
         return min(children, key=lambda child: child.create_index).id if children else None
 
-    async def live_children(self, place: Place, parent: str) -> Mapping[str, int]:
+    async def live_children(self, place: Place, parent: str) -> Mapping[str, Living]:
         """Those that are not dead. The contract is `worker.ports.Nomad.live_children`.
 
         Source: Nomad HTTP API, GET /v1/jobs.
@@ -143,16 +149,44 @@ class NomadClient:
             f'ParentID == {literal(parent)} and Status != "dead"',
             _STUBS,
         )
-        return {child.id: max(child.modify_index, child.job_summary.modify_index) for child in children}
+        return {
+            child.id: Living(
+                max(child.modify_index, child.job_summary.modify_index), waits=child.status == "pending"
+            )
+            for child in children
+        }
 
     async def snapshot(self, place: Place, job_id: str) -> Snapshot:
         """Job, evaluations and allocations read one after another.
 
         Allocations are read last, so that they are never older than the job status they are judged by.
         """
+        gone = Snapshot(job_id=job_id, gone=True, whole=True)
         job = await self.job(place, job_id)
         if job is None:
-            return Snapshot(job_id=job_id, gone=True, whole=True)
+            return gone
+        try:
+            evaluations, allocations = await self._tries(place, job_id)
+        except ChildUnknown:
+            return gone
+        if not allocations and job.status == "dead" and await self.job(place, job_id) is None:
+            # Purged between the reads: a purge takes the allocations along, which must not look like
+            # a job that never had any.
+            return gone
+        return Snapshot(
+            job_id=job_id,
+            job=job,
+            evaluations={evaluation.id: evaluation for evaluation in evaluations},
+            allocations=_linked(allocations),
+            whole=True,
+        )
+
+    async def _tries(self, place: Place, job_id: str) -> tuple[list[Evaluation], list[Allocation]]:
+        """A job's evaluations, then its allocations.
+
+        Raises:
+            ChildUnknown: the job is not there (any more).
+        """
         evaluations = self._calls.read(
             await self._get(Operation.EVALUATIONS, job_path(job_id, "/evaluations"), place),
             _EVALUATIONS,
@@ -163,17 +197,7 @@ class NomadClient:
             _ALLOCATIONS,
             Operation.ALLOCATIONS,
         )
-        if not allocations and job.status == "dead" and await self.job(place, job_id) is None:
-            # Purged between the reads: a purge takes the allocations along, which must not look like
-            # a job that never had any.
-            return Snapshot(job_id=job_id, gone=True, whole=True)
-        return Snapshot(
-            job_id=job_id,
-            job=job,
-            evaluations={evaluation.id: evaluation for evaluation in evaluations or ()},
-            allocations=_linked(allocations or []),
-            whole=True,
-        )
+        return evaluations or [], allocations or []
 
     async def stop(self, place: Place, job_id: str) -> None:
         """Deregister a dispatched job without purging it. A job that is not there is no error.
@@ -250,7 +274,7 @@ class NomadClient:
             # An unwell agent answers 500 with the same JSON.
             return _HEALTH(response.content)
         except (msgspec.MsgspecError, UnicodeDecodeError):
-            raise self._calls.refused(response) from None
+            raise self._calls.refused(response, Operation.AGENT_HEALTH) from None
 
     async def logs(
         self, place: Place, alloc: str, task: str, stream: Literal["stdout", "stderr"], tail_bytes: int
@@ -327,7 +351,7 @@ class NomadClient:
             timeout_seconds=self._options.read_timeout_seconds,
         )
         if not response.is_success:
-            error = self._calls.refused(response)
+            error = self._calls.refused(response, operation)
             if not isinstance(error, ChildUnknown):
                 raise error
 

@@ -64,6 +64,8 @@ async def follow(
         while True:
             lines = cutter.feed(await _next(stream, connection, patience))
             if lines:
+                if not patience.accepted:
+                    calls.reached.add(place.region)
                 patience.pause()
                 yield [_frame(line, wanted) for line in lines]
                 patience.renew()
@@ -151,7 +153,7 @@ async def _refusal(stream: Stream, connection: NomadConnection, calls: Calls) ->
             response = await stream.whole()
     except TRANSPORT_FAILURES as error:
         return connection.unreachable(error, Operation.EVENTS)
-    return calls.refused(response)
+    return calls.refused(response, Operation.EVENTS)
 
 
 async def _next(stream: Stream, connection: NomadConnection, patience: _Patience) -> bytes:
