@@ -57,6 +57,23 @@ async def test_a_key_outlives_its_own_time_while_the_message_is_open_and_remembe
     assert (again.id, again.repeated) == (sent.id, True)
 
 
+async def test_a_message_delivered_again_after_it_was_settled_keeps_its_key_no_longer() -> None:
+    async with bench_of_its_own() as bench:
+        worker = await bench.worker("a")
+        marker = KEYS.idempotency_in("default", "render", "k")
+        key = await bench.request()
+        await bench.redis.set(marker, f"{key}:nonce", px=60_000)
+        await worker.reads()
+        record = await worker.admits(key, idempotency_key="k")
+        assert record is not None
+        await worker.ledger.settle(advance(record, Ended(Outcome(Verdict.EXPIRED))))
+
+        # As by a group that was made again.
+        assert await worker.admits(key, idempotency_key="k") is None
+
+        assert await bench.redis.pttl(marker) <= LEDGER_SECONDS * 1000
+
+
 async def test_a_key_that_leads_elsewhere_is_left_alone() -> None:
     async with bench_of_its_own() as bench:
         worker = await bench.worker("a")

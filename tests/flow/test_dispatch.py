@@ -12,6 +12,7 @@ from worker.core.lifecycle import DispatchPutOff, Ended, Fact, Intended, JobAcce
 from worker.core.model import Dispatched, Order, Phase, Verdict
 from worker.core.pace import Pace
 from worker.errors import (
+    JobStopped,
     JobUnknown,
     NomadDenied,
     NomadTimeout,
@@ -21,7 +22,7 @@ from worker.errors import (
 )
 from worker.flow.children import Children
 from worker.flow.dispatch import Dispatch
-from worker.flow.gate import Gate
+from worker.flow.gate import FAILURES_TO_CLOSE, Gate
 from worker.flow.instruments import NoInstruments
 from worker.flow.lease import Lease
 from worker.flow.message import Message
@@ -275,6 +276,110 @@ async def test_a_deadline_holds_for_repeats_too(world: World) -> None:
     assert done.record.outcome is not None
     assert done.record.outcome.verdict is Verdict.EXPIRED
     assert world.nomad.jobs == {}
+
+
+async def test_a_deadline_before_the_earliest_start_is_answered_at_once(world: World) -> None:
+    of = message()
+    assert of.record is not None
+    assert of.request is not None
+    now_ms = world.clock.now_ms()
+    of.request = replace(of.request, deadline_ms=now_ms - 1, not_before_ms=now_ms + 36_000_000)
+
+    async with asyncio.timeout(5):
+        fact: Fact = await world.dispatch.prepare(of, of.record)
+
+    assert isinstance(fact, Ended)
+    assert fact.outcome.verdict is Verdict.EXPIRED
+    assert world.clock.sleepers == 0
+
+
+def expiring(world: World, seconds: float) -> Message:
+    """A message whose intent is kept, with so long until its deadline."""
+    of = message(Phase.DISPATCHING, attempt=1)
+    assert of.request is not None
+    of.request = replace(of.request, deadline_ms=world.clock.now_ms() + int(seconds * 1000))
+    return of
+
+
+def expired(of: Message) -> bool:
+    assert of.record is not None
+    return of.record.outcome is not None and of.record.outcome.verdict is Verdict.EXPIRED
+
+
+async def test_a_deadline_that_passed_while_the_intent_was_kept_holds(world: World) -> None:
+    done = await world.dispatches(expiring(world, -1))
+
+    assert expired(done)
+    assert world.nomad.orders == []
+
+
+async def test_a_deadline_that_passed_while_the_lease_was_waited_for_holds() -> None:
+    world = World()
+    of = expiring(world, 30)
+    world.clock.seconds += 20  # the lease is over
+    task = asyncio.create_task(world._walk(of))
+    await world.clock.pass_(20)
+    world.lease.renewed(world.clock.monotonic())
+    await world.clock.pass_(1)
+
+    assert expired(await task)
+    assert world.nomad.orders == []
+
+
+async def test_a_deadline_that_passed_while_the_gate_was_closed_holds(world: World) -> None:
+    refused = NomadUnavailable("connection refused", maybe_applied=False)
+    for _ in range(FAILURES_TO_CLOSE):
+        world.gate.failed(refused)
+    of = expiring(world, 0.4)
+    waiting = asyncio.create_task(world._walk(of))
+    await world.clock.pass_(0.5)
+    assert not waiting.done()
+    world.gate.succeeded()
+
+    async with asyncio.timeout(5):
+        assert expired(await waiting)
+    assert world.nomad.orders == []
+
+
+async def test_a_deadline_holds_after_a_look_in_vain_too(world: World) -> None:
+    of = expiring(world, 0.3)
+
+    def refuse_late(_: Order) -> Dispatched | None:
+        world.clock.seconds += 0.2
+        message = "connection refused"
+        raise NomadUnavailable(message, maybe_applied=False)
+
+    world.nomad.plan = [raises(NomadTimeout("no answer")), refuse_late, refuse_late]
+
+    done = await world.dispatches(of)
+
+    assert expired(done)
+    assert world.nomad.jobs == {}
+
+
+async def test_a_repeat_that_is_refused_is_no_end_where_an_earlier_job_cannot_be_looked_for(
+    world: World,
+) -> None:
+    world.nomad.lookup_error = NomadDenied("no list-jobs")
+    world.nomad.plan = [raises(NomadTimeout("no answer")), raises(JobStopped('job "render" is stopped'))]
+
+    done = await world.dispatches(message())
+
+    assert done.record is not None
+    assert done.record.outcome is not None
+    assert done.record.outcome.verdict is Verdict.UNKNOWN_GC
+    assert done.record.outcome.error_code == "job.untraceable"
+    assert "list-jobs" in done.record.outcome.error_message
+    assert "is stopped" in done.record.outcome.error_message
+
+
+async def test_a_repeat_that_is_refused_after_a_look_in_vain_is_a_refusal(world: World) -> None:
+    world.nomad.plan = [raises(NomadTimeout("no answer")), raises(JobStopped('job "render" is stopped'))]
+
+    with pytest.raises(JobStopped):
+        await world.dispatches(message())
+
+    assert world.nomad.lookups == 1
 
 
 async def test_a_check_that_fails_after_the_lease_ran_out_leaves_the_dispatch_uncertain(

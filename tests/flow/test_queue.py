@@ -10,7 +10,8 @@ from worker.core.instants import format_rfc3339
 from worker.core.lifecycle import Fact, Parked
 from worker.core.model import MessageKey, Phase, Record, Verdict
 from worker.core.policy import Policy
-from worker.errors import NomadDenied, RedisUnavailable
+from worker.errors import NomadDenied, NomadUnavailable, RedisUnavailable
+from worker.flow.gate import FAILURES_TO_CLOSE
 from worker.flow.queue import LOOK_SECONDS, SOON_MS, Turns, Waiting
 
 pytestmark = pytest.mark.anyio
@@ -192,6 +193,23 @@ async def test_the_loop_looks_when_something_moves_and_now_and_then(world: World
     await running
 
     assert soon > looks
+
+
+async def test_a_changed_policy_counts_what_waits_for_its_dispatch(world: World) -> None:
+    for _ in range(FAILURES_TO_CLOSE):
+        world.gate.failed(NomadUnavailable("no leader"))
+    world.takes()
+    await settle()
+    assert world.record.phase is Phase.RECEIVED
+
+    world.policy = LIMITED
+    running = asyncio.create_task(world.waiting.run(lambda: None))
+    await world.clock.pass_(0.1)
+    world.waiting.stop()
+    await world.clock.pass_(1)
+    await running
+
+    assert world.queue.occupied == [KEY]
 
 
 async def test_a_changed_policy_counts_what_is_in_hand(world: World) -> None:

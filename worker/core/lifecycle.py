@@ -139,6 +139,8 @@ def advance(record: Record, fact: Fact) -> Record:  # noqa: C901 - one case per 
                 job_id=job_id,
                 eval_id=eval_id,
                 dispatched_at_ms=at_ms,
+                # Whoever died on it before did not die of it; and who dies while it runs does not either.
+                takeovers=0,
                 seq=record.seq + 1,
             )
         case JobAccepted(job_id) if phase is Phase.RUNNING and job_id == record.job_id:
@@ -175,6 +177,7 @@ def _between_runs(record: Record, run: Run, at_ms: int) -> Record:
         runs=(*record.runs, run),
         retry_at_ms=at_ms,
         picked_at_ms=0,
+        takeovers=0,
         seq=record.seq + 1,
         job_id="",
         eval_id="",

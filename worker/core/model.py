@@ -190,7 +190,7 @@ class Record(Struct, frozen=True):
     attempt: int = 0
     """Number of the run that was begun last; 0: none was."""
     takeovers: int = 0
-    """How many owners died on it. Releases at shutdown do not count."""
+    """How many owners died on it since its last run began. Releases at shutdown do not count."""
     seq: int = 0
     """Number of the last reply entry written."""
     job_id: str = ""

@@ -77,6 +77,8 @@ class Dispatch:
         if message.fault is not None:
             raise message.fault
         self._refuse_poison(record)
+        if expired := self._expired(message):
+            return expired
         not_before_ms = (message.request.not_before_ms if message.request else None) or 0
         if begins_ms := max(not_before_ms, record.retry_at_ms):
             await self._clock.sleep((begins_ms - self._clock.now_ms()) / 1000)
@@ -99,10 +101,15 @@ class Dispatch:
         if message.cancelled and not message.unsure:
             # Nothing was sent since the intent.
             return Ended(CANCELLED)
+        if expired := self._too_late(message):
+            return expired
         if message.cancelled and self._may_list:
             # What was sent may still make a job: it is looked for once more, after the quarantine.
             message.looked = False
         await self._take_slot(message, record)
+        # The wait for the gate may have been long.
+        if expired := self._too_late(message):
+            return expired
         if message.unsure and not message.looked:
             return await self._find_out(message, record)
         if message.fault is not None:
@@ -114,6 +121,12 @@ class Dispatch:
         except LeaseLost:
             await self._lease.held()
             return Intended(self._clock.now_ms())
+        except NomadRefused as refusal:
+            if not message.unsure or self._may_list:
+                raise
+            # Nomad looks at the job before it looks for the token's: a repeat is refused because of what
+            # became of the job since, and whether an earlier request got through is not to be found out.
+            return Ended(_untraceable(refusal))
         except (NomadUnavailable, NomadDenied) as error:
             self._failed(message, error)
             if not message.unsure:
@@ -247,6 +260,17 @@ class Dispatch:
             text = f"{record.takeovers} workers died while holding this message before it was dispatched"
             raise PoisonMessage(text)
 
+    def _too_late(self, message: Message) -> Fact | None:
+        """The end of a message whose deadline passed before anything was sent since the intent.
+
+        Where something was, it is looked for once more, and `_look` decides.
+        """
+        expired = self._expired(message)
+        if expired is not None and message.unsure:
+            message.looked = message.looked and not self._may_list
+            return None
+        return expired
+
     def _expired(self, message: Message) -> Fact | None:
         deadline_ms = message.request.deadline_ms if message.request else None
         if deadline_ms is None or self._clock.now_ms() <= deadline_ms:
@@ -261,6 +285,15 @@ class Dispatch:
 
     async def _pause(self, message: Message) -> None:
         await self._clock.sleep(RETRIES.delay(message.failures, random.random()))  # noqa: S311
+
+
+def _untraceable(refusal: NomadRefused) -> Outcome:
+    return Outcome(
+        Verdict.UNKNOWN_GC,
+        error_code="job.untraceable",
+        error_message="an earlier request may have started a job, which the token may not look for (it lacks "
+        f"list-jobs), and Nomad refuses the repeat: {refusal}",
+    )
 
 
 def _order(message: Message, record: Record) -> Order:

@@ -106,6 +106,11 @@ class Pipeline:
         """Whether a message is in hand."""
         return key in self._messages
 
+    def holds(self, record: Record) -> bool:
+        """Whether a message is in hand as this record has it, or newer."""
+        message = self._messages.get(record.key)
+        return message is not None and (message.record is None or message.record.fence >= record.fence)
+
     @property
     def to_dispatch(self) -> int:
         """How many of those in flight are still to be dispatched."""

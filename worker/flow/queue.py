@@ -44,9 +44,19 @@ REST_PER_LOOK = 4.0
 of the server, and each message that is settled is a reason for another."""
 AT_ONCE = 16
 """Messages a stream gives before the turn passes on, where there are several streams."""
-
+OCCUPIED_AT_ONCE = 200
+"""Messages whose slots are set in one batch of scripts."""
 
 IN_FLIGHT = frozenset({Phase.DISPATCHING, Phase.RUNNING})
+
+
+def _takes_slots(message: Message) -> bool:
+    """Whether it counts against the limits: what is to be dispatched without another look at the queue."""
+    record = message.record
+    if record is None:
+        return False
+    to_be_dispatched = record.phase is Phase.RECEIVED and not message.passing
+    return bool(record.picked_at_ms) or to_be_dispatched or record.phase in IN_FLIGHT
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +163,7 @@ class Waiting:
             began, policy = self._clock.monotonic(), self._policy()
             try:
                 if policy is not self._occupied:
-                    await self._occupy()
+                    await self._occupy(tick)
                     self._occupied = policy
                 if not self.orders:
                     # Intake takes out what was delayed.
@@ -185,24 +195,27 @@ class Waiting:
                 self._in_hand.take_records(one for one in found if isinstance(one, Record))
                 self._in_hand.take_keys(one for one in found if not isinstance(one, Record))
         if self.orders:
-            await self._occupy()
+            await self._occupy(lambda: None)
         freed = await self._queue.recount()
         if freed:
             log.warning("queue.slots_recounted", freed=freed)
             self.look_soon()
 
-    async def _occupy(self) -> None:
+    async def _occupy(self, tick: Callable[[], None]) -> None:
         """What is in hand holds its slots by the limits as they are now: the policy may have changed."""
         policy = self._policy()
-        for message in self._in_hand.messages:
-            record = message.record
-            if record is None or not (record.picked_at_ms or record.phase in IN_FLIGHT):
-                continue
-            try:
-                await self._queue.occupy(record, policy)
-            except Fenced:
-                # Settled, or another worker's, since.
-                continue
+        records = [message.record for message in self._in_hand.messages if _takes_slots(message)]
+        for begin in range(0, len(records), OCCUPIED_AT_ONCE):
+            tick()
+            at_once = records[begin : begin + OCCUPIED_AT_ONCE]
+            answers = await asyncio.gather(
+                *(self._queue.occupy(record, policy) for record in at_once if record is not None),
+                return_exceptions=True,
+            )
+            for answer in answers:
+                # Fenced: settled, or another worker's, since.
+                if isinstance(answer, BaseException) and not isinstance(answer, Fenced):
+                    raise answer
 
     async def fill_if_due(self) -> int:
         """`fill`, unless the last look told that there is nothing yet. Returns how many came.

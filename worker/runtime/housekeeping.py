@@ -89,7 +89,8 @@ class Housekeeping:
                 if not (dead.released or self._heartbeat.steady):
                     continue
                 # Over the limit on messages in flight if need be: a running job costs little to watch.
-                records = await self._leases.take(dead, len(dead.pending))
+                taken = await self._leases.take(dead, len(dead.pending))
+                records = [record for record in taken if not self._pipeline.holds(record)]
                 found = found or bool(records) or dead.more
                 if records:
                     log.warning("worker.taken_over", dead_worker=dead.name, messages=len(records))

@@ -74,6 +74,32 @@ async def test_a_worker_that_released_its_lease_counts_against_no_message(bench:
     assert (record.takeovers, record.fence) == (0, 2)
 
 
+async def test_a_release_is_remembered_for_as_long_as_all_workers_may_be_stopped(bench: Bench) -> None:
+    leaver = await bench.worker("a")
+
+    await leaver.leases.release()
+
+    assert await bench.redis.pttl(KEYS.worker("a")) > 6 * 24 * 3_600_000
+
+
+async def test_a_message_whose_entry_is_gone_is_taken_again_where_the_answer_was_lost(bench: Bench) -> None:
+    dead, taker, other = await bench.worker("a"), await bench.worker("b"), await bench.worker("c")
+    key = await bench.request()
+    await dead.reads()
+    await dead.admits(key)
+    await bench.redis.xdel(KEYS.stream("requests"), key.id)
+    await bench.dies(dead)
+    (seen,) = await taker.leases.dead()
+
+    first = await taker.leases.take(seen, 10)
+    others = await other.leases.take(seen, 10)
+    again = await taker.leases.take(seen, 10)
+
+    assert (first[0].fence, first[0].takeovers) == (2, 1)
+    assert again == first
+    assert others == []
+
+
 async def test_a_worker_that_woke_up_in_time_keeps_its_messages(bench: Bench) -> None:
     sleeper, taker = await bench.worker("a"), await bench.worker("b")
     key = await bench.request()

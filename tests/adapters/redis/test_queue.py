@@ -431,11 +431,14 @@ async def test_a_waiting_message_whose_entry_is_deleted_can_still_be_answered(be
 
     ((record, entry),) = (await worker.queue.pick("requests", 5, FREE)).messages
     nobody = await other.queue.mend("requests")
+    # Had the answer been lost, the picker would find it here.
+    (mended,) = await worker.queue.mend("requests")
     await bench.dies(worker)
     (adopted,) = await other.queue.mend("requests")
 
     assert entry.fields is None
     assert nobody == []
+    assert mended == record
     assert isinstance(adopted, Record)
     assert adopted.fence == record.fence + 1
     await other.ledger.settle(advance(adopted, Ended(Outcome(Verdict.PAYLOAD_LOST))))

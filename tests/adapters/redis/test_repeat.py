@@ -57,6 +57,21 @@ async def test_kept_again_after_a_lost_answer_it_is_the_first_keeping_that_count
     assert [reply["type"] for reply in await bench.replies()].count("retrying") == 1
 
 
+async def test_workers_that_died_while_a_run_was_under_way_do_not_count_against_the_next(
+    bench: Bench,
+) -> None:
+    first, second = await bench.worker("a"), await bench.worker("b")
+    await ran_once(bench, first)
+    await bench.dies(first)
+    (dead,) = await second.leases.dead()
+    (taken,) = await second.leases.take(dead, 10)
+
+    waiting = await second.ledger.keep(taken, FACT)
+
+    assert (taken.takeovers, waiting.takeovers) == (1, 0)
+    assert await second.ledger.recall(taken.key) == waiting
+
+
 async def test_only_the_owner_repeats(bench: Bench) -> None:
     first, second = await bench.worker("a"), await bench.worker("b")
     record = await ran_once(bench, first)

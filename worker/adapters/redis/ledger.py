@@ -118,6 +118,7 @@ class RedisLedger:
                 message = f"the ledger of {key} has version {answer[1].decode()!r}"
                 raise RecordUnreadable(message)
             case _:
+                await self._key_of_nothing(key, admission.routing)
                 return None
 
     async def keep(self, before: Record, fact: Fact) -> Record:
@@ -196,6 +197,14 @@ class RedisLedger:
         except FAILURES as error:
             raise translate(error) from error
         return decode_record(key, stored) if stored else None
+
+    async def _key_of_nothing(self, key: MessageKey, routing: Routing) -> None:
+        """The producer's key of a message that is not admitted; of a settled one it is kept no longer."""
+        if not routing.idempotency_key:
+            return
+        known = await self.recall(key)
+        if known is None or known.phase is Phase.SETTLED:
+            await self._keep_key(key, routing, self._options.retention_ms)
 
     async def _repeat(self, before: Record, fact: Repeated, after: Record) -> Record:
         # About the run that ended, and so with its job.

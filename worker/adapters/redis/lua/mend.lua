@@ -22,7 +22,7 @@ for i = 4, #ARGV do
       index(at, id, known[7], known[6], known[8], number(known[4]), deadline, now)
       answer[1] = answer[1] + 1
     end
-  elseif not owner or lease_over(KEYS[2], owner) then
+  elseif not owner or owner == mender or lease_over(KEYS[2], owner) then
     -- Its ledger is lost, or it was picked after its entry was deleted and its picker died.
     if #redis.call('XRANGE', KEYS[1], id, id) > 0 then
       redis.call('XCLAIM', KEYS[1], group, mender, 0, id, 'JUSTID')
@@ -32,8 +32,11 @@ for i = 4, #ARGV do
         redis.call('HSET', ledger, 'v', version, 'state', 'received', 'fence', 0, 'seq', 0, 'received_at',
           integer(now))
       end
-      redis.call('HSET', ledger, 'owner', mender)
-      redis.call('HINCRBY', ledger, 'fence', 1)
+      -- Its own: picked, and the answer was lost. What it has in hand it knows by the fence.
+      if owner ~= mender then
+        redis.call('HSET', ledger, 'owner', mender)
+        redis.call('HINCRBY', ledger, 'fence', 1)
+      end
       answer[#answer + 1] = {id, redis.call('HGETALL', ledger)}
     end
   end

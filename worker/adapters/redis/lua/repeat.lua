@@ -10,7 +10,8 @@ if state ~= 'running' or attempt ~= ARGV[3] then return {'state', state} end
 -- Ordered while the run was ending: then it was the last one.
 if redis.call('HEXISTS', KEYS[1], 'cancel') == 1 then return {'cancelled'} end
 append(KEYS[2], ARGV[6], with_seq(cmsgpack.unpack(ARGV[7]), seq + 1))
-redis.call('HSET', KEYS[1], 'state', 'received', 'runs', ARGV[4], 'retry_at', ARGV[5], 'seq', integer(seq + 1))
+redis.call('HSET', KEYS[1], 'state', 'received', 'runs', ARGV[4], 'retry_at', ARGV[5], 'takeovers', 0,
+  'seq', integer(seq + 1))
 redis.call('HDEL', KEYS[1], 'child', 'eval_id', 'intended_at', 'dispatched_at', 'placed_at', 'shown', 'stopping',
   'quarantine_until', 'picked')
 return {'ok', integer(seq + 1), ARGV[5]}

@@ -25,6 +25,9 @@ for i = 6, #ARGV do
     redis.call('XACK', KEYS[1], group, id)
   elseif state and known[1] ~= version then
     -- Written by a newer worker: left for one.
+  elseif owner == taker then
+    -- Taken before, and the answer was lost, or it was let go of by mistake: its entry was deleted, see below.
+    taken[#taken + 1] = {id, redis.call('HGETALL', ledger)}
   elseif owner and owner ~= dead and not lease_over(KEYS[2], owner) then
     -- The entry was deleted and its message taken before (see below), or a group was recreated.
   else
