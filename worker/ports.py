@@ -190,7 +190,7 @@ class Picked:
     delayed: int
     """Messages that wait for their time."""
     since_ms: int
-    """Since when the oldest queued one waits, Unix milliseconds; 0: there is none."""
+    """Since when the oldest one waits that may go, Unix milliseconds; 0: none may, or ages are not told."""
     look_again_ms: int
     """When more may go, as far as is known now, Unix milliseconds; 0: not by time alone."""
 

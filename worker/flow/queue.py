@@ -246,7 +246,7 @@ class Waiting:
                 if not picked.messages or not picked.queued:
                     del heads[stream]
                 else:
-                    heads[stream] = picked.since_ms
+                    heads[stream] = picked.since_ms or self._clock.now_ms()
             return taken
 
     @property
@@ -259,7 +259,7 @@ class Waiting:
         return LOOK_SECONDS if self.orders else DELAYS_LOOK_SECONDS
 
     async def _look(self) -> dict[str, int]:
-        """The streams with something in the queue, and since when it waits there."""
+        """The streams with something in the queue, and since when what may go waits there."""
         now_ms = self._clock.now_ms()
         if len(self._streams) == 1 and self._may_take() > 0:
             return dict.fromkeys(self._streams, now_ms)

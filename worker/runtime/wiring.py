@@ -206,7 +206,14 @@ def assemble(
     )
 
     queue: Queue = measured(
-        RedisQueue(redis.ops, redis.runner, keys, worker=settings.name, group=settings.group),
+        RedisQueue(
+            redis.ops,
+            redis.runner,
+            keys,
+            worker=settings.name,
+            group=settings.group,
+            ages=settings.stream_order == "strict",
+        ),
         metrics.redis_answered,
     )
 

@@ -94,7 +94,7 @@ class Bench:
             await leases.beat()
         if steady:
             await self.redis.hset(KEYS.worker(name), "steady_since", 1)
-        queue = RedisQueue(self.redis, runner, KEYS, worker=name, group="workers")
+        queue = RedisQueue(self.redis, runner, KEYS, worker=name, group="workers", ages=True)
         worker = Worker(name, ledger, leases, inbox, queue, runner)
         self._workers.append(worker)
         return worker

@@ -30,14 +30,18 @@ class RedisQueue:
     Args:
         ops: for reads.
         worker: this worker's name, as a consumer.
+        ages: whether `pick` tells since when a stream's oldest message waits that may go.
     """
 
-    def __init__(self, ops: Any, runner: ScriptRunner, keys: Keys, *, worker: str, group: str) -> None:
+    def __init__(
+        self, ops: Any, runner: ScriptRunner, keys: Keys, *, worker: str, group: str, ages: bool = False
+    ) -> None:
         self._ops = ops
         self._runner = runner
         self._keys = keys
         self._worker = worker
         self._group = group
+        self._ages = int(ages)
         self._begin: dict[str, tuple[int, str]] = {}
         """By stream, where the next look begins when one could not look at everybody."""
         self._limits: tuple[Policy, bytes] | None = None
@@ -55,7 +59,7 @@ class RedisQueue:
             ],
             [
                 *(self._group, self._worker, LEDGER_VERSION, stream, min(limit, PICK_MOST)),
-                *(self.now_ms, pass_over, begin_after, self._encoded(policy)),
+                *(self.now_ms, pass_over, begin_after, self._encoded(policy), self._ages),
             ],
         )
         look_again, queued, delayed, since, pass_over, begin_after = answer[:6]

@@ -5,10 +5,10 @@
 -- messages for one job and namespace) whose limit is reached is passed over, and holds nobody up.
 -- KEYS: request stream, 6 sets of the stream's waiting messages, 5 sets of slots, rates, prefix of ledgers
 -- ARGV: group, picker, ledger version, stream, most messages that may go, time (0: Redis's), tenants to pass over,
---       flow of the next one to begin after, limits as MessagePack
+--       flow of the next one to begin after, limits as MessagePack, 1: tell ages
 -- Ledgers are found by their prefix: which messages it will be is not known before. All keys are in one slot.
--- Returns: {next time to look (0: none), messages queued, delayed, since when the oldest queued one waits,
---   tenants to pass over next time, flow to begin after, {entry ID, ledger[, fields of the entry]}...}
+-- Returns: {next time to look (0: none), messages queued, delayed, since when the oldest one that may go waits
+--   (0: none may, or ages are not to be told), tenants to pass over next time, flow to begin after, {entry ID, ledger[, fields of the entry]}...}
 local DUE_AT_ONCE, OVERDUE_AT_ONCE, LOOKS = 200, 50, 400
 local at = indices(2)
 -- Nearly every look is at nothing: what waits is delayed, or its tenant has a turn.
@@ -273,6 +273,25 @@ for _, index_ in ipairs({at.delayed, at.deadlines}) do
   if first[2] then look_again(tonumber(first[2])) end
 end
 if pass_over > 0 or begin_next ~= '' then look_again(now) end
-local head = redis.call('ZRANGE', at.queue, 0, 0, 'WITHSCORES')
-return {integer(next_look or 0), redis.call('ZCARD', at.queue), redis.call('ZCARD', at.delayed), head[2] or '0',
+
+-- By what waits for a slot or for credit a stream must not age: others would go in its name.
+local function since_when()
+  local best
+  looks = 0
+  if not (allows('total', '') and allows('stream', stream)) then return '0' end
+  for _, tenant in ipairs(redis.call('ZRANGE', at.turns, 0, LOOKS)) do
+    if looks >= LOOKS then break end
+    if allows('tenant', tenant) then
+      local heads = heads_of(tenant).heads
+      local i = oldest(tenant, heads)
+      if i and (not best or heads[i].sorted < best) then best = heads[i].sorted end
+    else
+      looks = looks + 1
+    end
+  end
+  return best and redis.call('ZSCORE', at.queue, id_of(best)) or '0'
+end
+
+local since = ARGV[10] == '1' and since_when() or '0'
+return {integer(next_look or 0), redis.call('ZCARD', at.queue), redis.call('ZCARD', at.delayed), since,
   pass_over, begin_next, unpack(out)}
