@@ -15,6 +15,7 @@ from worker.cli.monitor import (
     payload_too_large_text,
     placement_reasons,
     ui_url,
+    was_placed,
 )
 from worker.core.model import Verdict
 from worker.core.observed import AllocMetric
@@ -218,6 +219,45 @@ def test_all_reasons_have_words() -> None:
         'No nodes are available in datacenter "dc1"',
         'Quota limit hit "cpu"',
     ]
+
+
+@pytest.mark.parametrize("kind", ["placed", "running"])
+def test_a_job_placed_in_part_failed_its_placement_however_the_news_came(kind: str) -> None:
+    ids = {"dispatched_job_id": "render/dispatch-1-a", "eval_id": "e1234567-1"}
+    data = {
+        "allocations": [allocation("a1234567-1", "n1234567-1")],
+        "placement": explain({"g": AllocMetric(nodes_evaluated=1, nodes_exhausted=1)}),
+    }
+    monitor = Monitor()
+
+    lines = [
+        line
+        for one in (reply("dispatched", **ids), reply(kind, **ids, data=data))
+        for line in monitor.lines(one)
+    ]
+
+    assert monitor.placement is Placement.FAILED
+    assert any('Allocation "a1234567" created' in line for line in lines)
+    assert any("failed to place all allocations" in line for line in lines)
+    assert any('Task Group "g" (failed to place 1 allocation)' in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "why", [{}, {"placement": explain({"g": AllocMetric(constraint_filtered={"x": 1})})}]
+)
+def test_a_job_that_is_dead_without_ever_being_placed_failed_its_placement(why: dict[str, Any]) -> None:
+    ids = {"dispatched_job_id": "render/dispatch-1-a", "eval_id": "e1234567-1"}
+    end = reply(
+        "result", **ids, verdict=Verdict.FAILED, error_code="job.never_ran", data={"allocations": [], **why}
+    )
+    monitor = Monitor()
+
+    text = "\n".join(line for one in (reply("dispatched", **ids), end) for line in monitor.lines(one))
+
+    assert monitor.placement is Placement.FAILED
+    assert not was_placed(end)
+    assert "failed to place all allocations" in text
+    assert ('Constraint "x"' in text) == bool(why)
 
 
 def test_a_job_placed_later_is_told_once() -> None:

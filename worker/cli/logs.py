@@ -83,7 +83,7 @@ class LogFollower:
             self._console.notice(f"Logs are not to be had: {error}. The token needs read-job and read-logs.")
             return False
         except NomadUnavailable:
-            # The node, or Nomad itself, is away: the next look shows what was missed.
+            # Nomad is away: the next look shows what was missed.
             return True
         return True
 
@@ -91,7 +91,8 @@ class LogFollower:
         shown = self._read.get((allocation, task, stream), 0)
         try:
             part = await self._nomad.logs_from(self._place, allocation, task, stream, shown)
-        except (ChildUnknown, NomadRefused):
+        except (ChildUnknown, NomadRefused, NomadUnavailable):
+            # There is none (any more), or its node is away: then the next look shows what was missed.
             return
         self._read[allocation, task, stream] = shown + len(part)
         if part:

@@ -35,6 +35,7 @@ _PLACED = frozenset(
 )
 """Verdicts that only a placed job can have. For the others the allocations in the evidence decide."""
 
+_NEVER_RAN = "job.never_ran"
 _NO_SUCH_JOB = frozenset({"nomad.job_unknown", "nomad.job_not_parameterized"})
 _NOMADS_ANSWER = re.compile(r"Nomad answered (?P<status>\d{3}): (?P<text>.*)", re.DOTALL)
 
@@ -85,7 +86,7 @@ class Monitor:
         if reply.type in {"placed", "running", "retrying", "blocked", "result"}:
             lines += self._allocations(reply)
         if self.placement is Placement.PENDING and self._introduced:
-            if reply.type == "blocked" or reply.verdict is Verdict.UNPLACED:
+            if _not_all_placed(reply):
                 self.placement = Placement.FAILED
                 lines += self._evaluated(reply) + self._failed_groups(reply)
             elif reply.type in {"placed", "running", "retrying"} or was_placed(reply):
@@ -200,7 +201,18 @@ def placement_reasons(metrics: Mapping[str, Any]) -> list[str]:
 
 def was_placed(reply: Reply) -> bool:
     """Whether a final reply tells of a job that Nomad had placed."""
-    return reply.final and (reply.verdict in _PLACED or bool(_allocations_in(reply.data)))
+    ran = reply.verdict in _PLACED and reply.error_code != _NEVER_RAN
+    return reply.final and (ran or bool(_allocations_in(reply.data)))
+
+
+def _not_all_placed(reply: Reply) -> bool:
+    """Whether the reply tells that the first evaluation failed to place a group, whatever it did place.
+
+    The worker may hear of the placement and of what is missing in one, and Nomad's command tells of both.
+    """
+    never = reply.verdict is Verdict.UNPLACED or (reply.error_code == _NEVER_RAN and not was_placed(reply))
+    placing = reply.type in {"placed", "running", "retrying"} or was_placed(reply)
+    return reply.type == "blocked" or never or (placing and bool(reply.data.get("placement")))
 
 
 def failure_text(reply: Reply, job: str) -> str:
