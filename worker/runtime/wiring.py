@@ -184,7 +184,7 @@ def assemble(
     policy_file = PolicyFile(settings.allow_file, metrics.policy_read)
     redis = Redis.connect(settings, learn)
     nomad = NomadClient(nomad_options(settings, learn), on_request=metrics.nomad_answered)
-    streams = {stream.name: stream.weight for stream in settings.streams}
+    streams, strict = {one.name: one.weight for one in settings.streams}, settings.stream_order == "strict"
     redis_inbox = RedisInbox(
         redis.reader,
         redis.ops,
@@ -193,7 +193,7 @@ def assemble(
         group=settings.group,
         consumer=settings.name,
         block_ms=int(settings.block_seconds * 1000),
-        ageing_seconds=settings.stream_ageing_seconds if settings.stream_order == "strict" else None,
+        ageing_seconds=settings.stream_ageing_seconds if strict else None,
     )
     inbox: Inbox = measured(redis_inbox, metrics.redis_answered)
     ledger: Ledger = measured(
@@ -205,17 +205,10 @@ def assemble(
         metrics.redis_answered,
     )
 
-    queue: Queue = measured(
-        RedisQueue(
-            redis.ops,
-            redis.runner,
-            keys,
-            worker=settings.name,
-            group=settings.group,
-            ages=settings.stream_order == "strict",
-        ),
-        metrics.redis_answered,
+    redis_queue = RedisQueue(
+        redis.ops, redis.runner, keys, worker=settings.name, group=settings.group, ages=strict
     )
+    queue: Queue = measured(redis_queue, metrics.redis_answered)
 
     lease, gate, children = Lease(clock, settings.lease_seconds), Gate(clock), Children(clock)
     lag = LoopLag(clock)
