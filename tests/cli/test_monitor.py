@@ -260,6 +260,20 @@ def test_a_job_that_is_dead_without_ever_being_placed_failed_its_placement(why: 
     assert ('Constraint "x"' in text) == bool(why)
 
 
+def test_a_final_reply_that_tells_of_an_earlier_failure_to_place_does_not_speak_of_the_first() -> None:
+    ids = {"dispatched_job_id": "render/dispatch-1-a", "eval_id": "e1234567-1"}
+    data = {
+        "allocations": [allocation("a1234567-1", "n1234567-1", "complete")],
+        "placement": explain({"g": AllocMetric(nodes_evaluated=1, nodes_exhausted=1)}),
+    }
+    monitor = Monitor()
+
+    monitor.lines(reply("dispatched", **ids))
+    monitor.lines(reply("result", **ids, verdict=Verdict.SUCCEEDED, data=data))
+
+    assert monitor.placement is Placement.PLACED
+
+
 def test_a_job_placed_later_is_told_once() -> None:
     ids = {"dispatched_job_id": "j/dispatch-1", "eval_id": "9fff6706"}
     monitor = Monitor()

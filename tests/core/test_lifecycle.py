@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from worker.core.lifecycle import (
     OPEN,
+    UNTRACEABLE,
     DispatchPutOff,
     Ended,
     Fact,
@@ -18,7 +19,7 @@ from worker.core.lifecycle import (
     StopOrdered,
     advance,
 )
-from worker.core.model import MessageKey, Outcome, Phase, Progress, Record, Verdict
+from worker.core.model import MessageKey, Outcome, Phase, Progress, Record, Run, Verdict
 from worker.errors import IllegalTransition
 
 KEY = MessageKey("requests", "1-0")
@@ -115,6 +116,17 @@ def test_the_placement_time_is_the_first_progress_that_is_not_blocked() -> None:
     record = advance(record, Progressed(Progress.RUNNING, 9))
 
     assert (record.placed_at_ms, record.shown, record.seq) == (7, "running", 3)
+
+
+def test_a_further_run_that_cannot_be_traced_is_not_taken_for_the_one_before() -> None:
+    first = Run(1, "render/dispatch-1-a", Verdict.LOST, None, "job.lost", "gone", 1, 2)
+    record = Record(KEY, Phase.DISPATCHING, token="1-0", attempt=2, runs=(first,))
+
+    untraceable = advance(record, Ended(Outcome(Verdict.UNKNOWN_GC, error_code=UNTRACEABLE)))
+    expired = advance(record, Ended(Outcome(Verdict.EXPIRED)))
+
+    assert (untraceable.job_id, untraceable.attempt) == ("", 2)
+    assert (expired.job_id, expired.attempt) == (first.job_id, 1)
 
 
 @given(st.lists(st.sampled_from(FACTS), max_size=12))

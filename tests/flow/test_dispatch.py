@@ -373,6 +373,39 @@ async def test_a_repeat_that_is_refused_is_no_end_where_an_earlier_job_cannot_be
     assert "is stopped" in done.record.outcome.error_message
 
 
+@pytest.mark.parametrize("why", ["lost", "poison"])
+async def test_what_cannot_be_repeated_is_no_end_where_an_earlier_job_cannot_be_looked_for(
+    world: World, why: str
+) -> None:
+    world.nomad.lookup_error = NomadDenied("no list-jobs")
+    of = message(Phase.DISPATCHING, attempt=1, takeovers=3 if why == "poison" else 0)
+    of.unsure = of.inherited = True
+    if why == "lost":
+        of.request, of.fault = None, PayloadLost("gone")
+
+    done = await world.dispatches(of)
+
+    assert done.record is not None
+    assert done.record.outcome is not None
+    assert done.record.outcome.error_code == "job.untraceable"
+    assert world.nomad.orders == []
+
+
+async def test_a_look_denied_to_one_message_says_nothing_about_anothers(world: World) -> None:
+    denied, looked = message(entry_id="1-0"), message(entry_id="2-0")
+    stopped = JobStopped('job "render" is stopped')
+    world.nomad.plan = [raises(NomadTimeout("no answer")), raises(stopped)]
+    world.nomad.lookup_error = NomadDenied("no list-jobs")
+    await world.dispatches(denied)
+    world.nomad.lookup_error = None
+    world.nomad.plan = [raises(NomadTimeout("no answer")), raises(stopped)]
+
+    with pytest.raises(JobStopped):
+        await world.dispatches(looked)
+
+    assert (denied.blind, looked.blind) == (True, False)
+
+
 async def test_a_repeat_that_is_refused_after_a_look_in_vain_is_a_refusal(world: World) -> None:
     world.nomad.plan = [raises(NomadTimeout("no answer")), raises(JobStopped('job "render" is stopped'))]
 

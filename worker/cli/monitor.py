@@ -211,8 +211,9 @@ def _not_all_placed(reply: Reply) -> bool:
     The worker may hear of the placement and of what is missing in one, and Nomad's command tells of both.
     """
     never = reply.verdict is Verdict.UNPLACED or (reply.error_code == _NEVER_RAN and not was_placed(reply))
-    placing = reply.type in {"placed", "running", "retrying"} or was_placed(reply)
-    return reply.type == "blocked" or never or (placing and bool(reply.data.get("placement")))
+    # The evidence of a final reply tells of all evaluations there were, not only of the first.
+    in_part = reply.type in {"placed", "running"} and bool(reply.data.get("placement"))
+    return reply.type == "blocked" or never or in_part
 
 
 def failure_text(reply: Reply, job: str) -> str:

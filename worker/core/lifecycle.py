@@ -107,6 +107,9 @@ Fact = (
     | ReplyPublished
 )
 
+UNTRACEABLE = "job.untraceable"
+"""The error code of a run that may have a job which nobody can look for."""
+
 _NOT_INTENDED = frozenset({Phase.RECEIVED, Phase.WAITING})
 _MAY_END = frozenset({Phase.RECEIVED, Phase.DISPATCHING, Phase.RUNNING})
 OPEN = frozenset({Phase.RECEIVED, Phase.WAITING, Phase.DISPATCHING, Phase.RUNNING})
@@ -192,7 +195,7 @@ def _between_runs(record: Record, run: Run, at_ms: int) -> Record:
 
 def _finished(record: Record, outcome: Outcome) -> Record:
     finished = replace(record, phase=Phase.FINISHED, outcome=outcome)
-    if record.job_id or not record.runs:
+    if record.job_id or not record.runs or outcome.error_code == UNTRACEABLE:
         return finished
     # No further run came about: the end is about the last one.
     last = record.runs[-1]

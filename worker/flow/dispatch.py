@@ -11,7 +11,7 @@ some with an ID that never exists.)
 import random
 
 from worker.core.backoff import Backoff
-from worker.core.lifecycle import DispatchPutOff, Ended, Fact, Intended, JobAccepted
+from worker.core.lifecycle import UNTRACEABLE, DispatchPutOff, Ended, Fact, Intended, JobAccepted
 from worker.core.model import Order, Outcome, Record, Verdict
 from worker.errors import (
     LeaseLost,
@@ -66,7 +66,6 @@ class Dispatch:
         self._instruments = instruments
         self._slots = slots
         self._max_takeovers = max_takeovers
-        self._may_list = True
 
     async def prepare(self, message: Message, record: Record) -> Fact:
         """The step from RECEIVED: wait for one's turn, then intend.
@@ -103,7 +102,7 @@ class Dispatch:
             return Ended(CANCELLED)
         if expired := self._too_late(message):
             return expired
-        if message.cancelled and self._may_list:
+        if message.cancelled and not message.blind:
             # What was sent may still make a job: it is looked for once more, after the quarantine.
             message.looked = False
         await self._take_slot(message, record)
@@ -113,6 +112,8 @@ class Dispatch:
         if message.unsure and not message.looked:
             return await self._find_out(message, record)
         if message.fault is not None:
+            if message.unsure and message.blind:
+                return Ended(_untraceable(message.fault))
             raise message.fault
         try:
             # No await between this check and the request: a paused process must not send late.
@@ -122,7 +123,7 @@ class Dispatch:
             await self._lease.held()
             return Intended(self._clock.now_ms())
         except NomadRefused as refusal:
-            if not message.unsure or self._may_list:
+            if not (message.unsure and message.blind):
                 raise
             # Nomad looks at the job before it looks for the token's: a repeat is refused because of what
             # became of the job since, and whether an earlier request got through is not to be found out.
@@ -209,7 +210,7 @@ class Dispatch:
 
     async def _look(self, message: Message, record: Record) -> Fact:
         """The job of an earlier request; if there is none, a new intent once none can appear unseen."""
-        job_id = await self._find(record)
+        job_id = await self._find(message, record)
         quarantine_ms = record.quarantine_until_ms - self._clock.now_ms()
         expired = self._expired(message)
         ends_undispatched = message.cancelled or message.fault is not None or expired is not None
@@ -218,20 +219,25 @@ class Dispatch:
             # at a request it was sent. Only a repeat of this worker's own request need not wait for that:
             # it carries the same token.
             await self._clock.sleep(max(0, quarantine_ms) / 1000)
-            job_id = await self._find(record)
+            job_id = await self._find(message, record)
             message.inherited = False
         if job_id is not None:
             self._gate.succeeded()
             return JobAccepted(job_id, record.eval_id, self._clock.now_ms())
-        if message.cancelled and ends_undispatched and self._may_list:
+        if message.cancelled and ends_undispatched and not message.blind:
             return Ended(CANCELLED)
-        if expired is not None and self._may_list:
+        if expired is not None and not message.blind:
             return expired
-        self._refuse_poison(record)
+        try:
+            self._refuse_poison(record)
+        except PoisonMessage as poison:
+            if message.blind:
+                return Ended(_untraceable(poison))
+            raise
         message.looked = True
         return Intended(self._clock.now_ms())
 
-    async def _find(self, record: Record) -> str | None:
+    async def _find(self, message: Message, record: Record) -> str | None:
         try:
             found = await self._nomad.find_by_token(
                 record.routing.place, record.routing.job, record.run_token
@@ -239,9 +245,9 @@ class Dispatch:
         except NomadDenied:
             # Without list-jobs the dispatch itself tells: it answers with the job that has the token. That
             # holds for a cancelled message too, whose job is then stopped.
-            self._may_list = False
+            message.blind = True
             return None
-        self._may_list = True
+        message.blind = False
         return found
 
     def _failed(self, message: Message, error: NomadUnavailable | NomadDenied) -> None:
@@ -267,7 +273,7 @@ class Dispatch:
         """
         expired = self._expired(message)
         if expired is not None and message.unsure:
-            message.looked = message.looked and not self._may_list
+            message.looked = message.looked and message.blind
             return None
         return expired
 
@@ -287,12 +293,12 @@ class Dispatch:
         await self._clock.sleep(RETRIES.delay(message.failures, random.random()))  # noqa: S311
 
 
-def _untraceable(refusal: NomadRefused) -> Outcome:
+def _untraceable(why: Exception) -> Outcome:
     return Outcome(
         Verdict.UNKNOWN_GC,
-        error_code="job.untraceable",
+        error_code=UNTRACEABLE,
         error_message="an earlier request may have started a job, which the token may not look for (it lacks "
-        f"list-jobs), and Nomad refuses the repeat: {refusal}",
+        f"list-jobs), and there is no repeating the request: {why}",
     )
 
 

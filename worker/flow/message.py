@@ -34,6 +34,8 @@ class Message:
     """That dispatch was an earlier owner's, which may be paused rather than dead, and send yet."""
     looked: bool = False
     """Whether Nomad was asked for the job of that earlier dispatch since it became uncertain."""
+    blind: bool = False
+    """Whether that look was denied: the token lacks `list-jobs` there."""
     failures: int = 0
     """Tries in a row that failed in a way that may pass."""
     passed: bool = False
@@ -93,5 +95,5 @@ class Message:
 
     def begin_again(self) -> None:
         """Forget what was known of the run that ended: the next one is another job."""
-        self.made_here = self.unsure = self.inherited = self.looked = self.passed = False
+        self.made_here = self.unsure = self.inherited = self.looked = self.blind = self.passed = False
         self.failures, self.stop_sent_at = 0, 0.0

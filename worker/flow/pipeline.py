@@ -108,8 +108,10 @@ class Pipeline:
 
     def holds(self, record: Record) -> bool:
         """Whether a message is in hand as this record has it, or newer."""
-        message = self._messages.get(record.key)
-        return message is not None and (message.record is None or message.record.fence >= record.fence)
+        return any(
+            one is not None and (one.record is None or one.record.fence >= record.fence)
+            for one in (self._messages.get(record.key), self._coming.get(record.key))
+        )
 
     @property
     def to_dispatch(self) -> int:

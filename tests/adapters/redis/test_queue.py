@@ -426,6 +426,19 @@ async def test_a_queue_is_as_old_as_the_oldest_message_that_may_go(bench: Bench)
     assert ages == expected
 
 
+async def test_what_became_due_late_does_not_make_its_stream_younger(bench: Bench) -> None:
+    worker = await bench.worker("a")
+    soon = now_ms() + 60_000
+    await parked(bench, worker, until_ms=soon, tenant="a")
+    waits = await parked(bench, worker, tenant="b")
+    worker.queue.now_ms = soon + 1
+
+    picked = await worker.queue.pick("requests", 0, FREE)
+
+    assert (picked.queued, picked.delayed) == (2, 0)
+    assert picked.since_ms == int(float(await bench.redis.zscore(KEYS.queue("requests"), waits.id))) < soon
+
+
 async def test_a_lost_index_is_made_again_out_of_ledger_and_pending_list(bench: Bench) -> None:
     worker = await bench.worker("a")
     due = now_ms() + LONG

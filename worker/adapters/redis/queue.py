@@ -63,7 +63,9 @@ class RedisQueue:
             ],
         )
         look_again, queued, delayed, since, pass_over, begin_after = answer[:6]
-        self._begin[stream] = (int(pass_over), begin_after)
+        if limit:
+            # A mere look gets nowhere, and must not lose the place.
+            self._begin[stream] = (int(pass_over), begin_after)
         return Picked(
             messages=[_picked(stream, *found) for found in answer[6:]],
             queued=int(queued),

@@ -277,19 +277,24 @@ if pass_over > 0 or begin_next ~= '' then look_again(now) end
 -- By what waits for a slot or for credit a stream must not age: others would go in its name.
 local function since_when()
   local best
+  local longest = redis.call('ZRANGE', at.queue, 0, 0, 'WITHSCORES')[2] or '0'
   looks = 0
   if not (allows('total', '') and allows('stream', stream)) then return '0' end
   for _, tenant in ipairs(redis.call('ZRANGE', at.turns, 0, LOOKS)) do
-    if looks >= LOOKS then break end
+    -- Too many to look at them all: then as if everything might go.
+    if looks >= LOOKS then return longest end
     if allows('tenant', tenant) then
-      local heads = heads_of(tenant).heads
-      local i = oldest(tenant, heads)
-      if i and (not best or heads[i].sorted < best) then best = heads[i].sorted end
+      for _, head in ipairs(heads_of(tenant).heads) do
+        if allows('job', head.job) and allows('namespace', head.namespace) then
+          local since = number(redis.call('ZSCORE', at.queue, id_of(head.sorted)))
+          if since > 0 and (not best or since < best) then best = since end
+        end
+      end
     else
       looks = looks + 1
     end
   end
-  return best and redis.call('ZSCORE', at.queue, id_of(best)) or '0'
+  return best and integer(best) or '0'
 end
 
 local since = ARGV[10] == '1' and since_when() or '0'
