@@ -195,6 +195,15 @@ async def test_the_loop_looks_when_something_moves_and_now_and_then(world: World
     assert soon > looks
 
 
+async def runs(world: World, seconds: float) -> None:
+    """Let the loop run for so long."""
+    running = asyncio.create_task(world.waiting.run(lambda: None))
+    await world.clock.pass_(seconds)
+    world.waiting.stop()
+    await world.clock.pass_(1)
+    await running
+
+
 async def test_a_changed_policy_counts_what_waits_for_its_dispatch(world: World) -> None:
     for _ in range(FAILURES_TO_CLOSE):
         world.gate.failed(NomadUnavailable("no leader"))
@@ -203,11 +212,7 @@ async def test_a_changed_policy_counts_what_waits_for_its_dispatch(world: World)
     assert world.record.phase is Phase.RECEIVED
 
     world.policy = LIMITED
-    running = asyncio.create_task(world.waiting.run(lambda: None))
-    await world.clock.pass_(0.1)
-    world.waiting.stop()
-    await world.clock.pass_(1)
-    await running
+    await runs(world, 0.1)
 
     assert world.queue.occupied == [KEY]
 
@@ -219,10 +224,6 @@ async def test_a_changed_policy_counts_what_is_in_hand(world: World) -> None:
     assert world.queue.occupied == []
 
     world.policy = LIMITED
-    running = asyncio.create_task(world.waiting.run(lambda: None))
-    await world.clock.pass_(1)
-    world.waiting.stop()
-    await world.clock.pass_(1)
-    await running
+    await runs(world, 1)
 
     assert world.queue.occupied == [KEY]

@@ -97,6 +97,16 @@ class Dispatch:
         Raises:
             RequestRejected, NomadRefused: it will never be dispatched, and certainly was not.
         """
+        try:
+            return await self._try(message, record)
+        except (RequestRejected, NomadRefused) as error:
+            if not (message.unsure and message.blind):
+                raise
+            # There is no repeat, which alone could have told whether an earlier request got through. (Nomad
+            # looks at the job before it looks for the token's: it refuses for what became of the job since.)
+            return Ended(_untraceable(error))
+
+    async def _try(self, message: Message, record: Record) -> Fact:
         if message.cancelled and not message.unsure:
             # Nothing was sent since the intent.
             return Ended(CANCELLED)
@@ -112,8 +122,6 @@ class Dispatch:
         if message.unsure and not message.looked:
             return await self._find_out(message, record)
         if message.fault is not None:
-            if message.unsure and message.blind:
-                return Ended(_untraceable(message.fault))
             raise message.fault
         try:
             # No await between this check and the request: a paused process must not send late.
@@ -122,12 +130,6 @@ class Dispatch:
         except LeaseLost:
             await self._lease.held()
             return Intended(self._clock.now_ms())
-        except NomadRefused as refusal:
-            if not (message.unsure and message.blind):
-                raise
-            # Nomad looks at the job before it looks for the token's: a repeat is refused because of what
-            # became of the job since, and whether an earlier request got through is not to be found out.
-            return Ended(_untraceable(refusal))
         except (NomadUnavailable, NomadDenied) as error:
             self._failed(message, error)
             if not message.unsure:
@@ -228,12 +230,7 @@ class Dispatch:
             return Ended(CANCELLED)
         if expired is not None and not message.blind:
             return expired
-        try:
-            self._refuse_poison(record)
-        except PoisonMessage as poison:
-            if message.blind:
-                return Ended(_untraceable(poison))
-            raise
+        self._refuse_poison(record)
         message.looked = True
         return Intended(self._clock.now_ms())
 

@@ -50,12 +50,9 @@ OCCUPIED_AT_ONCE = 200
 IN_FLIGHT = frozenset({Phase.DISPATCHING, Phase.RUNNING})
 
 
-def _takes_slots(message: Message) -> bool:
+def _takes_slots(record: Record, *, passing: bool) -> bool:
     """Whether it counts against the limits: what is to be dispatched without another look at the queue."""
-    record = message.record
-    if record is None:
-        return False
-    to_be_dispatched = record.phase is Phase.RECEIVED and not message.passing
+    to_be_dispatched = record.phase is Phase.RECEIVED and not passing
     return bool(record.picked_at_ms) or to_be_dispatched or record.phase in IN_FLIGHT
 
 
@@ -204,12 +201,16 @@ class Waiting:
     async def _occupy(self, tick: Callable[[], None]) -> None:
         """What is in hand holds its slots by the limits as they are now: the policy may have changed."""
         policy = self._policy()
-        records = [message.record for message in self._in_hand.messages if _takes_slots(message)]
+        records = [
+            message.record
+            for message in self._in_hand.messages
+            if message.record is not None and _takes_slots(message.record, passing=message.passing)
+        ]
         for begin in range(0, len(records), OCCUPIED_AT_ONCE):
             tick()
             at_once = records[begin : begin + OCCUPIED_AT_ONCE]
             answers = await asyncio.gather(
-                *(self._queue.occupy(record, policy) for record in at_once if record is not None),
+                *(self._queue.occupy(record, policy) for record in at_once),
                 return_exceptions=True,
             )
             for answer in answers:

@@ -486,14 +486,17 @@ async def test_a_foreign_404_does_not_say_that_a_job_is_gone(agent: Agent) -> No
 
 
 Call = Callable[[NomadClient], Awaitable[object]]
-CALLS: list[Call] = [
-    lambda nomad: nomad.dispatch(Order(HERE, "r", "1-0")),
+ABOUT_A_JOB: list[Call] = [
     lambda nomad: nomad.job(HERE, CHILD),
     lambda nomad: nomad.find_by_token(HERE, "r", "1-0"),
     lambda nomad: nomad.live_children(HERE, "r"),
     lambda nomad: nomad.snapshot(HERE, CHILD),
     lambda nomad: nomad.stop(HERE, CHILD),
     lambda nomad: nomad.purge(HERE, CHILD),
+]
+CALLS: list[Call] = [
+    lambda nomad: nomad.dispatch(Order(HERE, "r", "1-0")),
+    *ABOUT_A_JOB,
     lambda nomad: nomad.parents(HERE),
     lambda nomad: nomad.leader(),
     lambda nomad: nomad.logs(HERE, "a", "t", "stdout", 10),

@@ -1,37 +1,14 @@
 """What Nomad's refusals mean where nobody asked it to start something."""
 
-import json
-from collections.abc import Awaitable, Callable
-
 import pytest
 from aiohttp import web
 
 from tests.adapters.nomad.agent import Agent
-from worker.adapters.nomad.client import NomadClient
-from worker.adapters.nomad.connection import NomadOptions
+from tests.adapters.nomad.test_nomad_client import ABOUT_A_JOB, CHILD, DISPATCHED, HERE, Call, client
 from worker.core.model import Order, Place
 from worker.errors import NomadRefused, NomadUnavailable, RegionUnknown, RegionUnreachable
 
 pytestmark = pytest.mark.anyio
-
-HERE = Place("", "")
-CHILD = "render/dispatch-1795483190-8fc1d87e"
-DISPATCHED = json.dumps({"DispatchedJobID": CHILD, "EvalID": "e", "Index": 5})
-
-Call = Callable[[NomadClient], Awaitable[object]]
-ABOUT_A_JOB: list[Call] = [
-    lambda nomad: nomad.job(HERE, CHILD),
-    lambda nomad: nomad.find_by_token(HERE, "r", "1-0"),
-    lambda nomad: nomad.live_children(HERE, "r"),
-    lambda nomad: nomad.snapshot(HERE, CHILD),
-    lambda nomad: nomad.stop(HERE, CHILD),
-    lambda nomad: nomad.purge(HERE, CHILD),
-]
-
-
-def client(agent: Agent) -> NomadClient:
-    return NomadClient(NomadOptions(address=agent.address))
-
 
 NO_PATH = (500, "No path to region")
 

@@ -277,12 +277,11 @@ if pass_over > 0 or begin_next ~= '' then look_again(now) end
 -- By what waits for a slot or for credit a stream must not age: others would go in its name.
 local function since_when()
   local best
-  local longest = redis.call('ZRANGE', at.queue, 0, 0, 'WITHSCORES')[2] or '0'
   looks = 0
   if not (allows('total', '') and allows('stream', stream)) then return '0' end
   for _, tenant in ipairs(redis.call('ZRANGE', at.turns, 0, LOOKS)) do
     -- Too many to look at them all: then as if everything might go.
-    if looks >= LOOKS then return longest end
+    if looks >= LOOKS then return redis.call('ZRANGE', at.queue, 0, 0, 'WITHSCORES')[2] or '0' end
     if allows('tenant', tenant) then
       for _, head in ipairs(heads_of(tenant).heads) do
         if allows('job', head.job) and allows('namespace', head.namespace) then
